@@ -1,0 +1,53 @@
+"""Ganeti's words for an instance's state, and the API status each one means."""
+
+from collections.abc import Mapping
+
+from proj.observation import Status
+
+STATUS_OF_WORD: Mapping[str, Status] = {
+    "running": Status.ACTIVE,
+    "ADMIN_down": Status.STOPPED,
+    "ADMIN_offline": Status.STOPPED,
+    "USER_down": Status.STOPPED,
+    "ERROR_down": Status.STOPPED,
+    "ERROR_up": Status.ACTIVE,
+    "ERROR_wrongnode": Status.ERROR,
+    "ERROR_nodedown": Status.UNKNOWN,
+    "ERROR_nodeoffline": Status.UNKNOWN,
+}
+
+_WORD_OF_STATES: Mapping[tuple[str, str], str] = {
+    ("up", "up"): "running",
+    ("down", "up"): "ERROR_up",
+    ("offline", "up"): "ERROR_up",
+    ("up", "down"): "ERROR_down",
+    ("up", "user down"): "USER_down",
+    ("down", "down"): "ADMIN_down",
+    ("down", "user down"): "USER_down",
+    ("offline", "offline"): "ADMIN_offline",
+    ("offline", "down"): "ADMIN_down",
+    ("offline", "user down"): "ADMIN_down",
+}
+
+
+class UnknownState(ValueError):
+    """Ganeti used a word that this table does not know."""
+
+
+def word_of(config_state: str, run_state: str | None, *, static: bool) -> str | None:
+    """Return the word ``gnt-instance list`` would show for a query job's two states.
+
+    None means that the answer says nothing about the state: a static query asks no node.
+    A null run state of any other query means that the primary node is marked offline.
+
+    Raises:
+        UnknownState: the pair is not one that Ganeti is known to give.
+    """
+    if run_state is None:
+        return None if static else "ERROR_nodeoffline"
+    try:
+        return _WORD_OF_STATES[config_state, run_state]
+    except KeyError:
+        raise UnknownState(
+            f"config_state {config_state!r} with run_state {run_state!r}"
+        ) from None
