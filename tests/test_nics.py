@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from proj.ganeti.nics import Nic, parse_nic
+from proj.ganeti.nics import parse_nic
+from proj.observation import Nic
 
 MAC = "aa:00:00:fc:99:26"
 

@@ -1,8 +1,9 @@
 """The NIC tuples of OP_INSTANCE_QUERY_DATA, whose shape changed with Ganeti's versions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from proj.observation import Nic
 
 # The fields that are kept, by the tuple's length: 4 is Ganeti 2.4 to 2.6, 6 is 2.7,
 # 8 is 2.8 and 2.9, 9 is 2.10 and later.
@@ -12,16 +13,6 @@ _POSITIONS = {
     8: {"ip": 2, "mac": 3, "mode": 4, "link": 5},
     9: {"ip": 2, "mac": 3, "mode": 4, "link": 5},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Nic:
-    """A network interface as every version of Ganeti describes it."""
-
-    ip: str | None
-    mac: str | None
-    mode: str | None
-    link: str | None
 
 
 def parse_nic(fields: Sequence[Any]) -> Nic:
