@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from proj.observation import Interval, Observation
+from proj.observation import Interval, JobEnd, Observation
 
 
 class BackendError(Exception):
@@ -107,6 +107,10 @@ class Backend(Protocol):
 
         Observations carry the interval from the job's submission to this answer.
         """
+        ...
+
+    def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
+        """Tell how each of these jobs ended, by one request; those still open are left out."""
         ...
 
     def exists(self, instance: str) -> bool:

@@ -31,6 +31,15 @@ class Evidence(StrEnum):
     """The result of a query job that somebody else issued: worth as much as ours."""
 
 
+class JobEnd(StrEnum):
+    """How a job that worked on an instance ended."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    LOST = "lost"
+    """The queue does not know it any more: impossible to tell what happened."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """When something was read, on our clock: from request sent to answer received."""

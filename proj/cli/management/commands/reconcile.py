@@ -1,0 +1,124 @@
+"""manage.py reconcile: a pass over clusters or instances, through the workers."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from proj.cli.output import print_json, print_table, refuse
+from proj.clock import now
+from proj.inventory.models import Cluster, Pass
+from proj.reconcile import passes
+from tasks.query import issue_jobs, query_cluster
+
+FAILED = 1
+DRIFT = 3
+POLL = 0.1
+
+
+class Command(BaseCommand):
+    """Reconcile now, wait for the outcome, and say what changed."""
+
+    help = "Reconcile clusters or instances with Ganeti, through the workers."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--cluster", action="append", default=[], metavar="NAME")
+        parser.add_argument("--instance", action="append", default=[], metavar="CLUSTER/NAME")
+        parser.add_argument("--all", action="store_true", help="query every instance by job")
+        parser.add_argument("--plan", action="store_true", help="name the changes, write none")
+        parser.add_argument("--timeout", type=float, default=600.0, metavar="S")
+        parser.add_argument("--json", action="store_true")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            requested = _request(options)
+        except (OperationalError, RedisError) as error:
+            refuse(f"no answer from Redis (REDIS_URL): {error}")
+        closed = _wait(requested, options["timeout"], quiet=options["json"])
+        reports = [passes.describe(pass_of) for pass_of in closed]
+        if options["json"]:
+            print_json({"passes": reports})
+        else:
+            _show(reports)
+        raise SystemExit(_exit_code(reports, plan=options["plan"]))
+
+
+def _request(options: dict[str, Any]) -> list[Pass]:
+    at, plan = now(), options["plan"]
+    instances = [_instance(text) for text in options["instance"]]
+    clusters = [_cluster(name) for name in options["cluster"]]
+    if not clusters and not instances:
+        clusters = list(Cluster.objects.filter(paused=False))
+        if not clusters:
+            refuse("there is no cluster to reconcile: manage.py cluster add")
+    for cluster in {*clusters, *(cluster for cluster, _ in instances)}:
+        if cluster.paused:
+            refuse(f"{cluster.name} is paused: manage.py cluster resume {cluster.name}")
+    kind = Pass.Kind.ALL if options["all"] else Pass.Kind.SWEEP
+    requested = []
+    for cluster in clusters:
+        requested.append(passes.request(cluster, kind=kind, at=at, plan=plan))
+        query_cluster.delay(cluster=cluster.name)
+    for cluster, name in instances:
+        requested.append(passes.request_instance(cluster, name, at=at, plan=plan))
+        issue_jobs.delay(cluster=cluster.name)
+    return requested
+
+
+def _cluster(name: str) -> Cluster:
+    cluster = Cluster.objects.filter(name=name).first()
+    if cluster is None:
+        refuse(f"no cluster {name}: see manage.py cluster list")
+    return cluster
+
+
+def _instance(text: str) -> tuple[Cluster, str]:
+    cluster, slash, name = text.partition("/")
+    if not slash or not name:
+        refuse(f"{text}: write CLUSTER/NAME")
+    return _cluster(cluster), name
+
+
+def _wait(requested: list[Pass], timeout: float, *, quiet: bool) -> list[Pass]:
+    deadline = time.monotonic() + timeout
+    keys = [pass_of.pk for pass_of in requested]
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("") as status:
+        while True:
+            found = list(Pass.objects.filter(pk__in=keys).order_by("id"))
+            left = [pass_of for pass_of in found if pass_of.state != Pass.State.CLOSED]
+            if not left or time.monotonic() > deadline:
+                return found
+            names = ", ".join(pass_of.cluster.name for pass_of in left)
+            status.update(f"{len(found) - len(left)} of {len(found)} done; waiting for {names}")
+            time.sleep(POLL)
+
+
+def _show(reports: list[dict[str, Any]]) -> None:
+    changes = [
+        {"cluster": report["cluster"], **change}
+        for report in reports
+        for change in report["changes"]
+    ]
+    if changes:
+        columns = ("cluster", "instance", "field", "from", "to", "backend_status", "rule")
+        print_table(changes, (*columns, "job_id"))
+    for report in reports:
+        outcome = report["outcome"] or f"still {report['state']}: is a worker running?"
+        error = f": {report['error']}" if report["error"] else ""
+        print(f"{report['cluster']}: {outcome}, {report['queried']} queried{error}")
+        for finding in report["findings"]:
+            print(f"  {finding['instance']}: {finding['problem']}")
+
+
+def _exit_code(reports: list[dict[str, Any]], *, plan: bool) -> int:
+    if any(report["outcome"] not in ("in_sync", "reconciled") for report in reports):
+        return FAILED
+    awaits = any("awaits proof" in f["problem"] for r in reports for f in r["findings"])
+    if plan and (awaits or any(report["changes"] for report in reports)):
+        return DRIFT
+    return 0

@@ -1,0 +1,30 @@
+"""What every command prints alike: one clear line for an error, JSON or a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from django.core.management.base import CommandError
+from django.core.serializers.json import DjangoJSONEncoder
+from rich.console import Console
+from rich.table import Table
+
+WRONG_USAGE = 2
+
+
+def refuse(message: str) -> NoReturn:
+    """End the command: the caller has to change something first."""
+    raise CommandError(message, returncode=WRONG_USAGE)
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as JSON on stdout."""
+    print(json.dumps(value, indent=2, cls=DjangoJSONEncoder))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table, or as plain lines where there is no terminal."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    Console().print(table)

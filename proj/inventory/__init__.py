@@ -1,0 +1,1 @@
+"""Recorded: what the database says about clusters and instances, last known, nothing inferred."""

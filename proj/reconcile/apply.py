@@ -1,0 +1,165 @@
+"""The only writer of an instance's state."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from proj.inventory.models import Cluster, Instance, Transition
+from proj.observation import Evidence, Observation
+from proj.reconcile.decide import Action, Decision, Policy, Recorded, Seen, decide
+from proj.reconcile.rows import (
+    looked_of,
+    recorded_of,
+    to_json,
+    values_of_changes,
+    values_of_memory,
+)
+
+
+class KeepsChanging(Exception):
+    """Other writers were faster, again and again; the caller should try later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flapping:
+    """More than ``changes`` of an instance's status within ``window`` is flapping."""
+
+    changes: int
+    window: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every write of one pass has in common."""
+
+    policy: Policy
+    flapping: Flapping
+    at: datetime
+    pass_id: int | None = None
+    source: str = ""
+    may_record: Callable[[Recorded | None, Decision], bool] | None = None
+    """The brake: False leaves the instance as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The decision, and whether the brake held it back."""
+
+    decision: Decision
+    held: bool = False
+
+
+def weigh(cluster: Cluster, name: str, seen: Seen, policy: Policy) -> Decision:
+    """Decide on the row as it is now, and write nothing."""
+    row = Instance.objects.filter(cluster=cluster, name=name).first()
+    recorded = recorded_of(row, looked_of(cluster)) if row else None
+    return decide(recorded, seen, policy)
+
+
+def apply(cluster: Cluster, name: str, seen: Seen, context: Context) -> Applied:
+    """Decide on the row as it is now, and write what follows if nobody else wrote meanwhile.
+
+    Raises:
+        KeepsChanging: five attempts were overtaken by other writers.
+    """
+    for _ in range(5):
+        row = Instance.objects.filter(cluster=cluster, name=name).first()
+        recorded = recorded_of(row, looked_of(cluster)) if row else None
+        decision = decide(recorded, seen, context.policy)
+        if decision.action is Action.RECORD and context.may_record is not None:
+            if not context.may_record(recorded, decision):
+                return Applied(decision, held=True)
+        if _write(cluster, name, row, seen, decision, context):
+            return Applied(decision)
+    raise KeepsChanging(f"{cluster.name}/{name}")
+
+
+def _write(
+    cluster: Cluster,
+    name: str,
+    row: Instance | None,
+    seen: Seen,
+    decision: Decision,
+    context: Context,
+) -> bool:
+    values: dict[str, Any] = {}
+    if decision.memory is not None:
+        values |= values_of_memory(decision.memory)
+    if decision.action is Action.RECORD:
+        values |= values_of_changes(decision.changes)
+        values |= {
+            "observed_not_before": seen.interval.not_before,
+            "observed_not_after": seen.interval.not_after,
+        }
+    if _confirms(seen, decision):
+        values |= {"confirmed_at": seen.interval.not_before, "ask_failures": 0, "ask_after": None}
+    if not values or (row is None and decision.action is not Action.RECORD):
+        return True
+    try:
+        with transaction.atomic():
+            flapping = False
+            if row is None:
+                row = Instance.objects.create(cluster=cluster, name=name, **values)
+            else:
+                flapping = _is_flapping(row, decision, context)
+                values["flapping_since"] = (row.flapping_since or context.at) if flapping else None
+                mine = Instance.objects.filter(pk=row.pk, version=row.version)
+                if not mine.update(**values, version=row.version + 1):
+                    return False
+            _keep_trail(row, seen, decision, context, fold=flapping)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _confirms(seen: Seen, decision: Decision) -> bool:
+    return (
+        isinstance(seen, Observation)
+        and seen.evidence is not Evidence.LIST
+        and seen.status is not None
+        and decision.action is Action.RECORD
+    )
+
+
+def _is_flapping(row: Instance, decision: Decision, context: Context) -> bool:
+    if not any(change.field == "status" for change in decision.changes):
+        return row.flapping_since is not None
+    since = context.at - context.flapping.window
+    recent = Transition.objects.filter(instance=row, field="status", at__gte=since)
+    count = sum(1 + folded for folded in recent.values_list("folded", flat=True))
+    return count >= context.flapping.changes
+
+
+def _keep_trail(
+    row: Instance, seen: Seen, decision: Decision, context: Context, *, fold: bool
+) -> None:
+    if decision.action is not Action.RECORD:
+        return
+    job_id = getattr(seen, "job_id", None)
+    word = getattr(seen, "backend_status", None) or ""
+    for change in decision.changes:
+        values: dict[str, Any] = {
+            "after": to_json(change.after),
+            "backend_status": word,
+            "rule": decision.rule,
+            "source": context.source,
+            "job_id": job_id,
+            "at": context.at,
+            "pass_of_id": context.pass_id,
+        }
+        if fold and _fold(row, change.field, values):
+            continue
+        Transition.objects.create(
+            instance=row, field=change.field, before=to_json(change.before), **values
+        )
+
+
+def _fold(row: Instance, field: str, values: dict[str, Any]) -> bool:
+    last = Transition.objects.filter(instance=row, field=field).order_by("-id").first()
+    if last is None:
+        return False
+    Transition.objects.filter(pk=last.pk).update(**values, folded=last.folded + 1)
+    return True

@@ -1,0 +1,33 @@
+"""The numbers an operator may choose, read from Django's settings in one place."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from proj.reconcile.apply import Flapping
+from proj.reconcile.brake import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How patient, how careful and how fast the engine is. All times in seconds."""
+
+    look_period: float = 60.0
+    look_lease: float = 180.0
+    """A look that has not ended by then is taken for dead."""
+    poll_interval: float = 0.25
+    submit_timeout: float = 90.0
+    """A query claimed this long ago without a job id was lost with its worker."""
+    query_timeout: float = 300.0
+    """A job that has not ended by then is given up."""
+    query_attempts: int = 5
+    relook_after: float = 2.0
+    """Between the two lists that must agree on a word no job can give."""
+    gone_after: float = 10.0
+    """The least time between the two lists that prove an instance gone."""
+    retry_base: float = 1.0
+    retry_cap: float = 300.0
+    pass_attempts: int = 3
+    limits: Limits = field(default_factory=Limits)
+    flapping: Flapping = field(
+        default_factory=lambda: Flapping(changes=10, window=timedelta(minutes=10))
+    )

@@ -1,0 +1,72 @@
+"""Which backend and which numbers a cluster is reconciled with."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+
+from proj.backend import Backend, Misconfigured
+from proj.clock import now
+from proj.ganeti.backend import Connection, GanetiBackend
+from proj.ganeti.states import JOB_BLIND, LIST_ONLY
+from proj.inventory.models import Cluster, UnknownPolicy
+from proj.reconcile.decide import Policy
+from proj.reconcile.settings import Tuning
+
+
+def tuning() -> Tuning:
+    """Return the numbers of the engine, as set by the operator."""
+    result: Tuning = settings.RECONCILIATION
+    return result
+
+
+def policy_of(cluster: Cluster) -> Policy:
+    """Return the rules by which instances of ``cluster`` are decided."""
+    return Policy(
+        adopt=cluster.unknown == UnknownPolicy.ADOPT,
+        gone_after=timedelta(seconds=tuning().gone_after),
+        list_only=LIST_ONLY,
+        job_blind=JOB_BLIND,
+    )
+
+
+def backend_of(cluster: Cluster) -> Backend:
+    """Return a connection to the cluster. Nothing is sent before its first method is called.
+
+    Raises:
+        Misconfigured: the password cannot be read.
+    """
+    connection = Connection(
+        name=cluster.name,
+        host=cluster.host,
+        port=cluster.port,
+        user=cluster.user,
+        password=password_of(cluster),
+        certificate=cluster.certificate or None,
+        insecure=cluster.insecure,
+    )
+    return GanetiBackend(connection, now)
+
+
+def password_of(cluster: Cluster) -> str:
+    """Read the password from where the cluster says it is.
+
+    Raises:
+        Misconfigured: the file or the variable is missing or empty.
+    """
+    kind, _, place = cluster.password_source.partition(":")
+    if kind == "env":
+        password = os.environ.get(place, "")
+        if not password:
+            raise Misconfigured(f"{cluster.name}: the variable {place} with the password is empty")
+        return password
+    try:
+        password = Path(place).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Misconfigured(
+            f"{cluster.name}: cannot read the password file {place}: {error.strerror}"
+        ) from None
+    if not password:
+        raise Misconfigured(f"{cluster.name}: the password file {place} is empty")
+    return password

@@ -1,0 +1,1 @@
+"""When: thin Celery tasks that call the rooms of ``proj``."""

@@ -1,0 +1,25 @@
+"""Reconcile one instance with what Ganeti answered about it."""
+
+from celery import shared_task
+
+from proj.clock import now
+from proj.inventory.models import Query
+from proj.reconcile import queries
+from proj.wiring import policy_of, tuning
+
+
+@shared_task(
+    name="tasks.reconcile.reconcile_instance",
+    autoretry_for=(OSError,),
+    retry_backoff=True,
+    retry_jitter=True,
+    max_retries=5,
+)
+def reconcile_instance(*, cluster: str, instance: str, query: int) -> None:
+    """Decide on the answer of one query and apply it.
+
+    ``cluster`` and ``instance`` name the work for those who watch; the row ``query`` rules.
+    """
+    row = Query.objects.select_related("cluster", "pass_of").filter(pk=query).first()
+    if row is not None:
+        queries.reconcile(row, policy_of(row.cluster), tuning(), now)
