@@ -1,11 +1,37 @@
-.PHONY: setup test
+.DEFAULT_GOAL := help
+.PHONY: help setup test check format lock up lab lab-down
+BIN := .venv/bin
 
-.venv/installed: requirements/dev.txt
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet -r requirements/dev.txt
-	touch $@
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-setup: .venv/installed ## Create the virtual environment
+setup: ## Install Debian's packages, .venv and the locked requirements
+	@requirements/install
 
-test: setup ## Run every test
-	.venv/bin/pytest -q
+test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
+	$(BIN)/pytest -q
+
+check: setup ## Format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Pin the requirements anew
+	for set in base dev prod; do $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --no-header \
+	  -o requirements/$$set.txt requirements/$$set.in || exit 1; done
+
+up: setup ## Run web, workers, beat and Flower against the clusters you added
+	$(BIN)/python manage.py migrate -v 0
+	$(BIN)/honcho start
+
+lab: setup ## Start a real Ganeti on this machine (LAB="--instances 20")
+	deploy/lab/lab up $(LAB)
+
+lab-down: ## Remove it without a trace
+	deploy/lab/lab down

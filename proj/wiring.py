@@ -8,7 +8,8 @@ from django.conf import settings
 
 from proj.backend import Backend, Misconfigured
 from proj.clock import now
-from proj.ganeti.backend import Connection, GanetiBackend
+from proj.ganeti.backend import GanetiBackend
+from proj.ganeti.client import Connection
 from proj.ganeti.states import JOB_BLIND, LIST_ONLY
 from proj.inventory.models import Cluster, UnknownPolicy
 from proj.reconcile.decide import Policy
@@ -17,8 +18,10 @@ from proj.reconcile.settings import Tuning
 
 def tuning() -> Tuning:
     """Return the numbers of the engine, as set by the operator."""
-    result: Tuning = settings.RECONCILIATION
-    return result
+    return Tuning(
+        look_period=settings.LOOK_PERIOD.total_seconds(),
+        gone_after=settings.GONE_AFTER.total_seconds(),
+    )
 
 
 def policy_of(cluster: Cluster) -> Policy:
@@ -45,6 +48,7 @@ def backend_of(cluster: Cluster) -> Backend:
         password=password_of(cluster),
         certificate=cluster.certificate or None,
         insecure=cluster.insecure,
+        certificates=settings.VAR_DIR / "certificates",
     )
     return GanetiBackend(connection, now)
 

@@ -14,9 +14,7 @@ MAC = "aa:00:00:fc:99:26"
         pytest.param([None, MAC, "bridged", "br0"], id="2.4, the ticket's own"),
         pytest.param([None, MAC, "bridged", "br0", None, None], id="2.7"),
         pytest.param([None, "uuid", None, MAC, "bridged", "br0", None, None], id="2.8"),
-        pytest.param(
-            [None, "uuid", None, MAC, "bridged", "br0", "", None, None], id="2.10 to 3.1"
-        ),
+        pytest.param([None, "uuid", None, MAC, "bridged", "br0", "", None, None], id="2.10 to 3.1"),
     ],
 )
 def test_the_same_nic_is_read_from_every_version(fields: list[Any]) -> None:

@@ -16,6 +16,14 @@ STATUS_OF_WORD: Mapping[str, Status] = {
     "ERROR_nodeoffline": Status.UNKNOWN,
 }
 
+LIST_ONLY = frozenset({"ERROR_wrongnode", "ERROR_nodedown", "ERROR_nodeoffline"})
+"""Words that speak of more than one node: the list of all instances is their witness."""
+
+JOB_BLIND: Mapping[str, frozenset[str]] = {
+    "ERROR_wrongnode": frozenset({"ERROR_down", "ADMIN_down", "ADMIN_offline", "USER_down"})
+}
+"""What a query job, which asks the primary node only, says in place of a word of the list."""
+
 _WORD_OF_STATES: Mapping[tuple[str, str], str] = {
     ("up", "up"): "running",
     ("down", "up"): "ERROR_up",
@@ -48,6 +56,4 @@ def word_of(config_state: str, run_state: str | None, *, static: bool) -> str | 
     try:
         return _WORD_OF_STATES[config_state, run_state]
     except KeyError:
-        raise UnknownState(
-            f"config_state {config_state!r} with run_state {run_state!r}"
-        ) from None
+        raise UnknownState(f"config_state {config_state!r} with run_state {run_state!r}") from None

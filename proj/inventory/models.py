@@ -134,7 +134,9 @@ class Instance(models.Model):
                 name="instance_observed_in_order",
             ),
         )
-        indexes = (models.Index("cluster", "confirmed_at", name="instance_oldest_confirmed"),)
+        indexes = (
+            models.Index(fields=("cluster", "confirmed_at"), name="instance_oldest_confirmed"),
+        )
 
     def __str__(self) -> str:
         return f"{self.cluster.name}/{self.name}"
@@ -299,7 +301,7 @@ class Transition(models.Model):
 
     class Meta:
         ordering = ("-id",)
-        indexes = (models.Index("instance", "-at", name="transition_of_instance"),)
+        indexes = (models.Index(fields=("instance", "-at"), name="transition_of_instance"),)
 
     def __str__(self) -> str:
         return f"{self.instance} {self.field}: {self.before} -> {self.after}"

@@ -69,9 +69,9 @@ def apply(cluster: Cluster, name: str, seen: Seen, context: Context) -> Applied:
         row = Instance.objects.filter(cluster=cluster, name=name).first()
         recorded = recorded_of(row, looked_of(cluster)) if row else None
         decision = decide(recorded, seen, context.policy)
-        if decision.action is Action.RECORD and context.may_record is not None:
-            if not context.may_record(recorded, decision):
-                return Applied(decision, held=True)
+        brake = context.may_record if decision.action is Action.RECORD else None
+        if brake is not None and not brake(recorded, decision):
+            return Applied(decision, held=True)
         if _write(cluster, name, row, seen, decision, context):
             return Applied(decision)
     raise KeepsChanging(f"{cluster.name}/{name}")

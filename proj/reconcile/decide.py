@@ -190,9 +190,7 @@ def differences(recorded: Recorded, seen: Observation) -> tuple[Change, ...]:
         if seen.status is not recorded.status:
             changes.append(Change("status", recorded.status, seen.status))
         if seen.backend_status != recorded.backend_status:
-            changes.append(
-                Change("backend_status", recorded.backend_status, seen.backend_status)
-            )
+            changes.append(Change("backend_status", recorded.backend_status, seen.backend_status))
     changes += configuration_changes(recorded.configuration, seen.configuration)
     return tuple(changes)
 
@@ -329,9 +327,7 @@ def _on_missing_name(recorded: Recorded, seen: Absence, policy: Policy) -> Decis
 def _on_missing_row(recorded: Recorded, seen: Absence, policy: Policy) -> Decision:
     before = recorded.memory.missing
     first = before[0] if before else seen.interval.not_before
-    memory = replace(
-        recorded.memory, witness=None, missing=(first, seen.interval.not_before)
-    )
+    memory = replace(recorded.memory, witness=None, missing=(first, seen.interval.not_before))
     if before is not None and seen.interval.not_before - first >= policy.gone_after:
         return Decision(Action.ASK_BY_NAME, Rule.MISSING_TWICE, memory=memory)
     return Decision(Action.REMEMBER, Rule.MISSING_ONCE, memory=memory)

@@ -53,9 +53,7 @@ def take_lease(cluster: Cluster, *, at: datetime, seconds: float) -> bool:
     return bool(Cluster.objects.filter(free, pk=cluster.pk).update(look_until=until))
 
 
-def look_at(
-    cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock
-) -> bool:
+def look_at(cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock) -> bool:
     """Take up what is due for this cluster: a requested pass, a second list, the periodic look.
 
     The caller holds the lease. A failed request closes or defers the pass and is recorded with
@@ -80,9 +78,7 @@ def look_at(
     return True
 
 
-def select(
-    cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Policy
-) -> Selection:
+def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Policy) -> Selection:
     """Decide for every instance that the look saw, or that it missed."""
     rows = {row.name: row for row in Instance.objects.filter(cluster=cluster)}
     looked = looked_of(cluster)
@@ -105,10 +101,11 @@ def select(
         weigh(name, Working(work.operation, work.job_id, look.interval))
     for name, known in recorded.items():
         operation = known.memory.operation
-        if operation is None or operation.job_id not in ends or name in working:
+        if operation is None or operation.job_id is None or name in working:
             continue
-        end = ends[operation.job_id]
-        weigh(name, Ended(operation.name, operation.job_id, end, look.interval))
+        end = ends.get(operation.job_id)
+        if end is not None:
+            weigh(name, Ended(operation.name, operation.job_id, end, look.interval))
     return selection
 
 
@@ -203,9 +200,7 @@ def _settle(
     _release(cluster, tuning, None if pass_of.plan else look.interval, at=at)
 
 
-def _held(
-    cluster: Cluster, look: Look, selection: Selection, tuning: Tuning
-) -> brake.Held | None:
+def _held(cluster: Cluster, look: Look, selection: Selection, tuning: Tuning) -> brake.Held | None:
     known = listed = 0
     deleted, stopped = [], []
     for name, (seen, decision, recorded) in selection.decided.items():
@@ -279,9 +274,7 @@ def _open(pass_of: Pass, look: Look, selection: Selection, *, at: datetime) -> N
     pass_of.state = Pass.State.OPEN
     pass_of.started_at = pass_of.started_at or at
     pass_of.listed = len(look.listed)
-    pass_of.suspects += len(selection.names(Action.ASK)) + len(
-        selection.names(Action.ASK_BY_NAME)
-    )
+    pass_of.suspects += len(selection.names(Action.ASK)) + len(selection.names(Action.ASK_BY_NAME))
     pass_of.looks += 1
     pass_of.relook_at = None
     pass_of.findings = [*_findings(look, selection)]
@@ -298,9 +291,7 @@ def _findings(look: Look, selection: Selection) -> Iterable[dict[str, str | None
             yield {"instance": name, "problem": f"awaits proof: {decision.rule}"}
 
 
-def _schedule_relook(
-    pass_of: Pass, selection: Selection, tuning: Tuning, *, at: datetime
-) -> None:
+def _schedule_relook(pass_of: Pass, selection: Selection, tuning: Tuning, *, at: datetime) -> None:
     awaits = {
         decision.rule
         for _, decision, _ in selection.decided.values()
@@ -317,9 +308,7 @@ def _schedule_relook(
     Pass.objects.filter(pk=pass_of.pk).update(relook_at=at + timedelta(seconds=wait))
 
 
-def _release(
-    cluster: Cluster, tuning: Tuning, looked: Interval | None, *, at: datetime
-) -> None:
+def _release(cluster: Cluster, tuning: Tuning, looked: Interval | None, *, at: datetime) -> None:
     spread = 0.9 + random.random() * 0.2
     values: dict[str, object] = {
         "look_until": None,
@@ -335,9 +324,7 @@ def _release(
     Cluster.objects.filter(pk=cluster.pk).update(**values)
 
 
-def changes_json(
-    name: str, seen: Seen, decision: Decision, source: str
-) -> list[dict[str, object]]:
+def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list[dict[str, object]]:
     """Return the changes of a decision in the shape of the outside contract."""
     return [
         {

@@ -10,16 +10,12 @@ from django.db.models import Count, Q
 from proj.inventory.models import Cluster, Pass, Query, Transition
 
 
-def request(
-    cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False
-) -> Pass:
+def request(cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False) -> Pass:
     """Ask for a pass over a whole cluster; the next look takes it up."""
     return Pass.objects.create(cluster=cluster, kind=kind, plan=plan, requested_at=at)
 
 
-def request_instance(
-    cluster: Cluster, name: str, *, at: datetime, plan: bool = False
-) -> Pass:
+def request_instance(cluster: Cluster, name: str, *, at: datetime, plan: bool = False) -> Pass:
     """Ask for one instance, now. Joins a request that is waiting and has not been issued yet.
 
     However many ask at once, at most one query is in flight and one waits behind it.
@@ -52,9 +48,7 @@ def request_instance(
         return opened
 
 
-def ask(
-    pass_of: Pass, names: Iterable[str], *, lane: Query.Lane, by_name: bool = False
-) -> None:
+def ask(pass_of: Pass, names: Iterable[str], *, lane: Query.Lane, by_name: bool = False) -> None:
     """Put instances into the queue of those to be asked about."""
     Query.objects.bulk_create(
         (

@@ -50,9 +50,7 @@ def submit_only(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock) 
 def take_chain(cluster: Cluster, *, at: datetime) -> bool:
     """Become the one chain of steps for this cluster, or return False if one is alive."""
     dead = Q(await_until=None) | Q(await_until__lt=at)
-    return bool(
-        Cluster.objects.filter(dead, pk=cluster.pk).update(await_until=at + CHAIN_LEASE)
-    )
+    return bool(Cluster.objects.filter(dead, pk=cluster.pk).update(await_until=at + CHAIN_LEASE))
 
 
 def keep_chain(cluster: Cluster, *, at: datetime) -> None:
@@ -75,9 +73,7 @@ def is_busy(cluster: Cluster) -> bool:
 
 def relook_is_due(cluster: Cluster, *, at: datetime) -> bool:
     """Whether an open pass waits for a second list whose time has come."""
-    return Pass.objects.filter(
-        cluster=cluster, state=Pass.State.OPEN, relook_at__lte=at
-    ).exists()
+    return Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN, relook_at__lte=at).exists()
 
 
 def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decision | None:
@@ -125,9 +121,7 @@ def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decis
     return decision
 
 
-def _finish(
-    query: Query, decision: Decision, *, changes: Sequence[dict[str, Any]] = ()
-) -> None:
+def _finish(query: Query, decision: Decision, *, changes: Sequence[dict[str, Any]] = ()) -> None:
     Query.objects.filter(pk=query.pk, state=Query.State.ANSWERED).update(
         state=Query.State.DONE, rule=decision.rule, changes=list(changes)
     )
@@ -170,9 +164,7 @@ def _recover(cluster: Cluster, tuning: Tuning, chain: Chain, *, at: datetime) ->
         chain(query)
 
 
-def _poll(
-    cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain: Chain
-) -> None:
+def _poll(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain: Chain) -> None:
     in_flight = {
         query.job_id: query
         for query in Query.objects.filter(cluster=cluster, state=Query.State.SUBMITTED)
@@ -201,7 +193,7 @@ def _take_report(
     match report.verdict:
         case Verdict.PENDING:
             if query.deadline is not None and query.deadline < now():
-                _give_up(query, f"job {query.job_id} did not end in time", tuning, at=now())
+                _give_up(query, f"job {query.job_id} did not end in time", at=now())
         case Verdict.ANSWERED:
             mine = [o for o in report.observations if o.instance == query.instance]
             if mine:
@@ -209,18 +201,16 @@ def _take_report(
             else:
                 problem = report.unreadable[0].problem if report.unreadable else "no such entry"
                 error = f"job {query.job_id}: {problem}"
-                _give_up(query, error, tuning, at=now())
+                _give_up(query, error, at=now())
         case Verdict.ABSENT:
             _ask_by_name(query, backend, tuning, now, chain)
         case Verdict.RETRY | Verdict.LOST:
             _retry(query, tuning, report.error or report.verdict, at=now())
         case Verdict.FAILED:
-            _give_up(query, report.error, tuning, at=now())
+            _give_up(query, report.error, at=now())
 
 
-def _ask_by_name(
-    query: Query, backend: Backend, tuning: Tuning, now: Clock, chain: Chain
-) -> None:
+def _ask_by_name(query: Query, backend: Backend, tuning: Tuning, now: Clock, chain: Chain) -> None:
     asked = now()
     if backend.exists(query.instance):
         _retry(query, tuning, "a job did not know the name, but it exists", at=now())
@@ -301,7 +291,7 @@ def _claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
 def _retry(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
     attempts = query.attempts + 1
     if attempts >= tuning.query_attempts:
-        _give_up(query, error, tuning, at=at)
+        _give_up(query, error, at=at)
         return
     wait = passes.backoff(
         attempts, base=tuning.retry_base, cap=tuning.retry_cap, jitter=random.random()
@@ -312,7 +302,7 @@ def _retry(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
 def _ask_again(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
     attempts = query.attempts + 1
     if attempts >= tuning.query_attempts:
-        _give_up(query, error, tuning, at=at)
+        _give_up(query, error, at=at)
     else:
         _back_to_waiting(query, attempts=attempts, error=error, not_until=None)
 
@@ -343,26 +333,20 @@ def _back_to_waiting(
     )
 
 
-def _give_up(query: Query, error: str, tuning: Tuning, *, at: datetime) -> None:
+def _give_up(query: Query, error: str, *, at: datetime) -> None:
     """End the query; its instance is to be asked again, rarer and rarer."""
     Query.objects.filter(pk=query.pk).update(state=Query.State.FAILED, error=error)
     row = Instance.objects.filter(cluster=query.cluster, name=query.instance).first()
     if row is None:
         return
-    wait = passes.backoff(
-        row.ask_failures + 1, base=60, cap=6 * 3600, jitter=random.random()
-    )
+    wait = passes.backoff(row.ask_failures + 1, base=60, cap=6 * 3600, jitter=random.random())
     Instance.objects.filter(pk=row.pk).update(
         ask_failures=F("ask_failures") + 1, ask_after=at + wait
     )
 
 
-def _request_failed(
-    cluster: Cluster, error: BackendError, tuning: Tuning, *, at: datetime
-) -> None:
-    Cluster.objects.filter(pk=cluster.pk).update(
-        failures=F("failures") + 1, last_error=str(error)
-    )
+def _request_failed(cluster: Cluster, error: BackendError, tuning: Tuning, *, at: datetime) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(failures=F("failures") + 1, last_error=str(error))
     cluster.refresh_from_db(fields=["failures"])
     if isinstance(error, Misconfigured) or cluster.failures > tuning.pass_attempts * 2:
         for pass_of in Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN):

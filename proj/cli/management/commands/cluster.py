@@ -103,7 +103,9 @@ def _add(options: dict[str, Any]) -> str:
         cluster.clean_fields()
         cluster.save()
     except ValidationError as error:
-        refuse("; ".join(f"{name}: {' '.join(texts)}" for name, texts in error))
+        refuse(
+            "; ".join(f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items())
+        )
     except IntegrityError:
         refuse(f"a cluster {cluster.name} exists already: choose another name")
     return f"{cluster.name} is added; try it: manage.py cluster check {cluster.name}"
@@ -160,9 +162,7 @@ def _list(options: dict[str, Any]) -> None:
     if options["json"]:
         print_json({"clusters": rows})
     else:
-        print_table(
-            rows, ("name", "host", "port", "instances", "paused", "looked", "last_error")
-        )
+        print_table(rows, ("name", "host", "port", "instances", "paused", "looked", "last_error"))
 
 
 def _check(options: dict[str, Any]) -> None:

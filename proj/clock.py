@@ -1,0 +1,24 @@
+"""The one clock of all workers: the Redis server's."""
+
+from datetime import UTC, datetime
+from functools import cache
+
+import redis
+from django.conf import settings
+
+
+def now() -> datetime:
+    """Return the time of the Redis server, in UTC, to the microsecond.
+
+    Raises:
+        redis.exceptions.RedisError: the server does not answer.
+    """
+    seconds, microseconds = _server().time()
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+
+@cache
+def _server() -> "redis.Redis":
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=5, socket_keepalive=True
+    )

@@ -1,0 +1,69 @@
+"""What a failed request means: try again, mend the configuration, or nothing at all."""
+
+import html
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pycurl
+from ganeti.rapi.client import CertificateError, Error, GanetiApiError
+
+from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain
+
+NOT_FOUND = 404
+
+_CERTIFICATE = frozenset(
+    {pycurl.E_SSL_CACERT, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_PEER_FAILED_VERIFICATION}
+)
+_REFUSED = {
+    400: "refuses the request as malformed",
+    401: "refuses user or password",
+    403: "does not let this user read: give it the option read in its users file",
+}
+
+
+@contextmanager
+def sorted_errors(cluster: str, where: str) -> Iterator[None]:
+    """Turn whatever the official client raises into one of the backend's errors.
+
+    Args:
+        cluster: the cluster's name, for the message.
+        where: host and port.
+    """
+    try:
+        yield
+    except CertificateError as error:
+        raise _wrong_certificate(cluster, where) from error
+    except GanetiApiError as error:
+        raise _sorted(error, cluster, where) from error
+    except Error as error:
+        raise Misconfigured(f"{cluster}: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise SaysNothing(f"{cluster}: the answer of {where} cannot be read") from error
+
+
+def _sorted(error: GanetiApiError, cluster: str, where: str) -> BackendError:
+    code = error.code or 0
+    if code in _CERTIFICATE:
+        return _wrong_certificate(cluster, where)
+    if code == pycurl.E_COULDNT_RESOLVE_HOST:
+        return TryAgain(f"{cluster}: the host of {where} is not known: check --host and the DNS")
+    if code == pycurl.E_COULDNT_CONNECT:
+        return TryAgain(f"{cluster}: nothing listens at {where}: is RAPI running on the master?")
+    if code == pycurl.E_OPERATION_TIMEDOUT:
+        return TryAgain(f"{cluster}: {where} accepts but does not answer in time")
+    if code < 100:
+        return TryAgain(f"{cluster}: the connection to {where} broke: {_text(error)}")
+    if code in _REFUSED:
+        return Misconfigured(f"{cluster}: {where} {_REFUSED[code]} (HTTP {code})")
+    return TryAgain(f"{cluster}: {where} failed with HTTP {code}: {_text(error)}")
+
+
+def _wrong_certificate(cluster: str, where: str) -> Misconfigured:
+    return Misconfigured(
+        f"{cluster}: {where} shows another certificate than the pinned one:"
+        " compare it with rapi.pem on the master and add the cluster again with --ca-file"
+    )
+
+
+def _text(error: GanetiApiError) -> str:
+    return html.unescape(str(error)).splitlines()[0][:300] if str(error) else "no reason given"

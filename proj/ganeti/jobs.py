@@ -1,0 +1,121 @@
+"""What a query job's row in the queue means."""
+
+import html
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from proj.backend import JobReport, Unreadable, Verdict
+from proj.ganeti.replies import read_fields, read_query_result
+from proj.ganeti.states import STATUS_OF_WORD
+from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation, Status
+
+JOB_FIELDS = ("id", "status", "opresult", "ops")
+END_FIELDS = ("id", "status")
+
+_NODE_DOWN = "Error checking node"
+_WORD_OF_NODE_DOWN = "ERROR_nodedown"
+
+
+def report_on(
+    row: Any,
+    submitted: Mapping[int, datetime],
+    answered: datetime,
+    statuses: Mapping[str, Status] = STATUS_OF_WORD,
+) -> JobReport:
+    """Read one row of ``Query("job", JOB_FIELDS)``.
+
+    Raises:
+        ValueError: the row is not of the shape that was asked for.
+    """
+    values = read_fields(row, JOB_FIELDS)
+    if values["id"] is None:
+        raise ValueError("a job without an id")
+    job_id = int(values["id"])
+    interval = Interval(submitted[job_id], answered)
+    match values["status"]:
+        case None:
+            return JobReport(job_id, Verdict.LOST, error=f"job {job_id} is lost")
+        case "queued" | "waiting" | "running" | "canceling":
+            return JobReport(job_id, Verdict.PENDING)
+        case "canceled":
+            return JobReport(job_id, Verdict.RETRY, error=f"job {job_id} was canceled")
+        case "success":
+            return _success(job_id, values, interval, statuses)
+        case "error":
+            return _error(job_id, values, interval, statuses)
+        case other:
+            raise ValueError(f"job {job_id} has the unknown status {other!r}")
+
+
+def end_of(row: Any) -> tuple[int, JobEnd] | None:
+    """Read one row of ``Query("job", END_FIELDS)``; None while the job is open.
+
+    Raises:
+        ValueError: the row is not of the shape that was asked for.
+    """
+    values = read_fields(row, END_FIELDS)
+    match values["status"]:
+        case "success":
+            return int(values["id"]), JobEnd.SUCCESS
+        case "error" | "canceled":
+            return int(values["id"]), JobEnd.FAILED
+        case _:
+            return None
+
+
+def _success(
+    job_id: int, values: Mapping[str, Any], interval: Interval, statuses: Mapping[str, Status]
+) -> JobReport:
+    observations, unreadable = [], []
+    for operation, result in zip(values["ops"], values["opresult"], strict=True):
+        for read in read_query_result(
+            result,
+            job_id=job_id,
+            static=bool(operation.get("static")),
+            evidence=Evidence.JOB,
+            interval=interval,
+            statuses=statuses,
+        ):
+            if isinstance(read, Unreadable):
+                unreadable.append(read)
+            else:
+                observations.append(read)
+    return JobReport(job_id, Verdict.ANSWERED, tuple(observations), tuple(unreadable))
+
+
+def _error(
+    job_id: int, values: Mapping[str, Any], interval: Interval, statuses: Mapping[str, Status]
+) -> JobReport:
+    kind, message, code = _reason(values["opresult"])
+    text = f"job {job_id}: {message}"
+    if code == "unknown_entity":
+        return JobReport(job_id, Verdict.ABSENT, error=text)
+    if code == "wrong_state" or kind is None:
+        return JobReport(job_id, Verdict.RETRY, error=text)
+    if message.startswith(_NODE_DOWN):
+        names = [name for op in values["ops"] for name in op.get("instances", ())]
+        # A job over many instances fails as a whole: which node was down is not told.
+        if len(names) == 1:
+            seen = Observation(
+                instance=names[0],
+                status=statuses[_WORD_OF_NODE_DOWN],
+                backend_status=_WORD_OF_NODE_DOWN,
+                configuration=Configuration(),
+                evidence=Evidence.JOB,
+                interval=interval,
+                job_id=job_id,
+            )
+            return JobReport(job_id, Verdict.ANSWERED, (seen,))
+    return JobReport(job_id, Verdict.FAILED, error=text)
+
+
+def _reason(results: Any) -> tuple[str | None, str, str | None]:
+    """Return the error's class, its text and its code, as far as the job tells them."""
+    result = results[0] if isinstance(results, list) and results else None
+    if isinstance(result, list) and len(result) == 2 and isinstance(result[1], list):
+        kind, arguments = result
+        message = str(arguments[0]) if arguments else str(kind)
+        code = str(arguments[1]) if len(arguments) > 1 else None
+        return str(kind), html.unescape(message), code
+    return None, html.unescape(str(result)) if result else "ended without a reason", None

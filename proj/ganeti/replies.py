@@ -1,0 +1,217 @@
+"""Read what Ganeti answers, of any version from 2.4 to 3.1, into Observations.
+
+A record that cannot be read becomes an ``Unreadable`` and spoils nothing but itself.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from proj.backend import Unreadable, Work
+from proj.ganeti.nics import parse_nic
+from proj.ganeti.states import STATUS_OF_WORD, word_of
+from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
+
+LIST_FIELDS = (
+    "name",
+    "status",
+    "be/maxmem",
+    "be/vcpus",
+    "disk.sizes",
+    "nic.ips",
+    "nic.macs",
+    "nic.modes",
+    "nic.links",
+    "pnode",
+    "snodes",
+    "os",
+)
+WORK_FIELDS = ("id", "status", "summary")
+OPEN_JOB = ("queued", "waiting", "running", "canceling")
+
+NORMAL = 0
+"""The result status of a field whose value counts."""
+
+_NAME = re.compile(r"[\w.-]{1,255}")
+_WORK = re.compile(r"INSTANCE_([A-Z_]+)\((.+)\)")
+_READS_ONLY = frozenset({"QUERY_DATA", "QUERY", "CONSOLE"})
+
+Read = Observation | Unreadable
+
+
+def read_list(
+    rows: Sequence[Any], interval: Interval, statuses: Mapping[str, Status] = STATUS_OF_WORD
+) -> Iterator[Read]:
+    """Read the rows of ``Query("instance", LIST_FIELDS)``: one ``[status, value]`` per field."""
+    for row in rows:
+        name = None
+        try:
+            values = _values(row, LIST_FIELDS)
+            name = _name(values["name"])
+            word = values["status"]
+            yield Observation(
+                instance=name,
+                status=_status(word, statuses),
+                backend_status=word,
+                configuration=_listed_configuration(values),
+                evidence=Evidence.LIST,
+                interval=interval,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            yield Unreadable(name, f"row of the list: {_problem(error)}")
+
+
+def read_query_result(
+    result: Any,
+    *,
+    job_id: int,
+    static: bool,
+    evidence: Evidence,
+    interval: Interval,
+    statuses: Mapping[str, Status] = STATUS_OF_WORD,
+) -> Iterator[Read]:
+    """Read the result of an OP_INSTANCE_QUERY_DATA opcode: name -> details, one at a time."""
+    if not isinstance(result, dict):
+        yield Unreadable(None, f"the result of job {job_id} is no table of instances")
+        return
+    for key, details in result.items():
+        name = None
+        try:
+            name = _name(key)
+            word = word_of(details["config_state"], details["run_state"], static=static)
+            yield Observation(
+                instance=name,
+                status=None if word is None else _status(word, statuses),
+                backend_status=word,
+                configuration=_queried_configuration(details),
+                evidence=evidence,
+                interval=interval,
+                job_id=job_id,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            yield Unreadable(name, f"result of job {job_id}: {_problem(error)}")
+
+
+def read_work(rows: Sequence[Any]) -> Iterator[Work]:
+    """Read the open jobs that change an instance out of ``Query("job", WORK_FIELDS)``.
+
+    Raises:
+        ValueError: a row is not of the shape that was asked for.
+    """
+    for row in rows:
+        values = _values(row, WORK_FIELDS)
+        summaries = values["summary"] or []
+        if not isinstance(summaries, list):
+            raise ValueError("the summary of a job is no list")
+        for summary in summaries:
+            match = _WORK.fullmatch(summary) if isinstance(summary, str) else None
+            if match and match[1] not in _READS_ONLY:
+                yield Work(
+                    job_id=int(values["id"]),
+                    instance=match[2],
+                    operation=match[1],
+                    running=values["status"] == "running",
+                )
+
+
+def read_fields(row: Any, fields: Sequence[str]) -> dict[str, Any]:
+    """Return the values of one row by name; one that does not count is None."""
+    return _values(row, fields)
+
+
+def _values(row: Any, fields: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(row, list) or len(row) != len(fields):
+        raise ValueError(f"{len(fields)} fields were asked for, and the row has not as many")
+    return {
+        field: value if status == NORMAL else None
+        for field, (status, value) in zip(fields, row, strict=True)
+    }
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{str(value)[:50]!r} is no name of an instance")
+    return value
+
+
+def _status(word: Any, statuses: Mapping[str, Status]) -> Status:
+    if not isinstance(word, str) or word not in statuses:
+        raise ValueError(f"the state {str(word)[:50]!r} is not known")
+    return statuses[word]
+
+
+def _listed_configuration(values: Mapping[str, Any]) -> Configuration:
+    primary, secondaries = values["pnode"], values["snodes"]
+    return Configuration(
+        memory=_number(values["be/maxmem"], "memory"),
+        vcpus=_number(values["be/vcpus"], "vcpus"),
+        disks=_sizes(values["disk.sizes"]),
+        nics=_listed_nics(values),
+        nodes=None if primary is None else _nodes(primary, secondaries),
+        os=_text(values["os"], "os"),
+    )
+
+
+def _listed_nics(values: Mapping[str, Any]) -> tuple[Nic, ...] | None:
+    columns = [values[field] for field in ("nic.ips", "nic.macs", "nic.modes", "nic.links")]
+    if any(column is None for column in columns):
+        return None
+    return tuple(
+        Nic(
+            ip=_text(ip, "ip"),
+            mac=_text(mac, "mac"),
+            mode=_text(mode, "mode"),
+            link=_text(link, "link"),
+        )
+        for ip, mac, mode, link in zip(*columns, strict=True)
+    )
+
+
+def _queried_configuration(details: Mapping[str, Any]) -> Configuration:
+    backend = details.get("be_actual") or details.get("be_instance") or {}
+    memory = backend.get("maxmem", backend.get("memory"))
+    nics, disks, primary = details.get("nics"), details.get("disks"), details.get("pnode")
+    return Configuration(
+        memory=_number(memory, "memory"),
+        vcpus=_number(backend.get("vcpus"), "vcpus"),
+        disks=None if disks is None else _sizes([disk.get("size") for disk in disks]),
+        nics=None if nics is None else tuple(parse_nic(nic) for nic in nics),
+        nodes=None if primary is None else _nodes(primary, details.get("snodes")),
+        os=_text(details.get("os"), "os"),
+    )
+
+
+def _nodes(primary: Any, secondaries: Any) -> tuple[str, ...]:
+    nodes = [primary, *(secondaries or [])]
+    if not all(isinstance(node, str) for node in nodes):
+        raise ValueError("a node is no text")
+    return tuple(nodes)
+
+
+def _sizes(values: Any) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    sizes = [_number(value, "disk size") for value in values]
+    return None if any(size is None for size in sizes) else tuple(s for s in sizes if s is not None)
+
+
+def _number(value: Any, what: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError(f"the {what} {str(value)[:50]!r} is no number")
+    return value
+
+
+def _text(value: Any, what: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the {what} {str(value)[:50]!r} is no text")
+    return value
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return str(error)

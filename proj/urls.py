@@ -1,0 +1,6 @@
+"""Where HTTP requests go."""
+
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [path("admin/", admin.site.urls)]
