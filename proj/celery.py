@@ -12,6 +12,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
 # are Django's business (CONN_MAX_AGE, CONN_HEALTH_CHECKS).
 os.environ.setdefault("CELERY_DB_REUSE_MAX", "1000000000")
 
+QUEUES = ("ganeti", "on-demand", "reconcile")
+
 app = Celery("proj")
 
 
@@ -42,7 +44,8 @@ def _configure(sender: Celery, **_: Any) -> None:
         task_send_sent_event=True,
         task_create_missing_queues=False,
         task_default_queue="reconcile",
-        task_queues=[Queue("ganeti"), Queue("on-demand"), Queue("reconcile")],
+        # Without a routing key of its own a queue would receive every message.
+        task_queues=[Queue(name, routing_key=name) for name in QUEUES],
         task_routes={
             "tasks.query.issue_jobs": {"queue": "on-demand"},
             "tasks.query.*": {"queue": "ganeti"},

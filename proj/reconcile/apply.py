@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 
 from proj.inventory.models import Cluster, Instance, Transition
 from proj.observation import Evidence, Observation
-from proj.reconcile.decide import Action, Decision, Policy, Recorded, Seen, decide
+from proj.reconcile.decide import Action, Decision, Policy, Recorded, Seen, decide, trail
 from proj.reconcile.rows import (
     looked_of,
     recorded_of,
@@ -140,7 +140,7 @@ def _keep_trail(
         return
     job_id = getattr(seen, "job_id", None)
     word = getattr(seen, "backend_status", None) or ""
-    for change in decision.changes:
+    for change in trail(decision):
         values: dict[str, Any] = {
             "after": to_json(change.after),
             "backend_status": word,

@@ -204,6 +204,13 @@ def configuration_changes(before: Configuration, after: Configuration) -> list[C
     return [Change(name, old, new) for name, old, new in pairs if new is not None and old != new]
 
 
+def trail(decision: Decision) -> tuple[Change, ...]:
+    """Return the changes worth telling: an adopted instance is one event, not one per field."""
+    if decision.rule is Rule.ADOPTED:
+        return tuple(change for change in decision.changes if change.field == "status")
+    return decision.changes
+
+
 def _on_observation(recorded: Recorded | None, seen: Observation, policy: Policy) -> Decision:
     proves = seen.evidence is not Evidence.LIST and seen.status is not None
     if recorded is None:

@@ -24,6 +24,7 @@ from proj.reconcile.decide import (
     Seen,
     Working,
     decide,
+    trail,
 )
 from proj.reconcile.rows import looked_of, recorded_of, to_json
 from proj.reconcile.settings import Tuning
@@ -337,7 +338,7 @@ def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list
             "source": source,
             "job_id": getattr(seen, "job_id", None),
         }
-        for change in decision.changes
+        for change in trail(decision)
     ]
 
 
