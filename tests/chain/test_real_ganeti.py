@@ -1,0 +1,224 @@
+"""The chain end to end: real Ganeti, real Redis, real workers, nothing simulated."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
+
+from proj.inventory.models import Instance, Pass, Query, Transition
+from tests.commands import add_cluster, manage
+from tests.environment import until
+from tests.fixtures.lab import INSTANCES, Lab
+from tests.fixtures.workers import WORKERS, Processes
+
+pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
+
+BOUND = 3
+
+
+@pytest.fixture
+def cluster(lab: Lab, transactional_db: None) -> str:
+    """The lab's cluster, added."""
+    assert add_cluster(lab.access).code == 0
+    return str(lab.access["name"])
+
+
+@pytest.fixture
+def known(cluster: str, workers: Processes) -> str:
+    """The lab's cluster, every instance of it recorded."""
+    done = manage("reconcile", "--all", "--json")
+    assert done.code == 0, done.out + done.error
+    return cluster
+
+
+def client(lab: Lab) -> GanetiRapiClient:
+    """Return the official client, as anybody may use it."""
+    with open(lab.access["password_file"]) as file:
+        password = file.read()
+    return GanetiRapiClient(
+        lab.access["host"],
+        username=lab.access["user"],
+        password=password,
+        curl_config_fn=GenericCurlConfig(connect_timeout=5, timeout=30, proxy=""),
+    )
+
+
+class WatchedQueue:
+    """Ganeti's own job list, read again and again while something runs."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._client = client(lab)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.most = 0
+        self.first = self._newest()
+
+    def __enter__(self) -> "WatchedQueue":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.jobs = len(self._query_jobs(["&", [">", "id", self.first]]))
+
+    def _watch(self) -> None:
+        words = ("queued", "waiting", "running")
+        while not self._stop.is_set():
+            found = self._query_jobs(["|", *(["=", "status", word] for word in words)])
+            self.most = max(self.most, len(found))
+
+    def _query_jobs(self, qfilter: list[object]) -> list[object]:
+        rows = self._client.Query("job", ["id", "summary"], qfilter)["data"]
+        return [row for row in rows if row[1][1] == ["INSTANCE_QUERY_DATA"]]
+
+    def _newest(self) -> int:
+        rows = self._client.Query("job", ["id"], None)["data"]
+        return max(int(row[0][1]) for row in rows)
+
+
+def test_all_twenty_instances_are_asked_by_twenty_jobs_and_never_more_than_three_at_once(
+    lab: Lab, cluster: str, workers: Processes
+) -> None:
+    with WatchedQueue(lab) as queue:
+        done = manage("reconcile", "--all", "--json")
+    assert done.code == 0, done.out + done.error
+    (report,) = done.json["passes"]
+    assert (report["outcome"], report["queried"], report["jobs_failed"]) == (
+        "reconciled",
+        INSTANCES,
+        0,
+    )
+    assert queue.jobs == INSTANCES
+    assert 1 <= queue.most <= BOUND
+    assert set(Instance.objects.values_list("status", flat=True)) == {"ACTIVE"}
+
+
+def test_a_second_pass_over_what_is_in_sync_changes_nothing(lab: Lab, known: str) -> None:
+    done = manage("reconcile", "--json")
+    assert done.code == 0
+    (report,) = done.json["passes"]
+    assert (report["outcome"], report["changes"], report["queried"]) == ("in_sync", [], 0)
+    assert report["listed"] == INSTANCES
+
+
+@pytest.fixture
+def eight_states(lab: Lab) -> Iterator[dict[str, tuple[str, str]]]:
+    """Eight instances, each in another state of Ganeti's, all put right again afterwards."""
+    lab.gnt("gnt-instance", "stop", lab.name(3))
+    lab.gnt("gnt-instance", "stop", lab.name(5))
+    lab.gnt("gnt-instance", "modify", "--offline", lab.name(5))
+    lab.crash(7)
+    lab.gnt("gnt-instance", "stop", lab.name(9))
+    lab.appear(9)
+    lab.crash(11)
+    lab.appear(11, on=2)
+    yield {
+        lab.name(1): ("ACTIVE", "running"),
+        lab.name(3): ("STOPPED", "ADMIN_down"),
+        lab.name(5): ("STOPPED", "ADMIN_offline"),
+        lab.name(7): ("STOPPED", "ERROR_down"),
+        lab.name(9): ("ACTIVE", "ERROR_up"),
+        lab.name(11): ("ERROR", "ERROR_wrongnode"),
+        lab.name(2): ("ACTIVE", "running"),
+    }
+    lab.on(2, "rm", f"/run/ganeti/fake-hypervisor/{lab.name(11)}")
+    lab.gnt("gnt-instance", "modify", "--online", lab.name(5))
+    for number in (3, 5, 7, 9, 11):
+        lab.gnt("gnt-instance", "start", lab.name(number))
+
+
+def recorded(names: list[str]) -> dict[str, tuple[str, str]]:
+    """Return what the database says of these instances."""
+    rows = Instance.objects.filter(name__in=names)
+    return {row.name: (row.status, row.backend_status) for row in rows}
+
+
+def test_every_state_of_ganeti_ends_as_the_right_status_with_ganetis_own_word(
+    lab: Lab, known: str, eight_states: dict[str, tuple[str, str]]
+) -> None:
+    done = manage("reconcile", "--json")
+    assert done.code == 0, done.out + done.error
+    assert recorded(list(eight_states)) == eight_states
+
+
+def test_a_query_of_all_by_job_does_not_acquit_an_instance_on_the_wrong_node(
+    lab: Lab, known: str, eight_states: dict[str, tuple[str, str]]
+) -> None:
+    manage("reconcile", "--json")
+    done = manage("reconcile", "--all", "--json")
+    assert done.code == 0, done.out + done.error
+    assert recorded(list(eight_states)) == eight_states
+
+
+def test_a_node_that_is_down_and_one_that_is_offline_make_their_instances_unknown(
+    lab: Lab, known: str
+) -> None:
+    on_node_2 = [lab.name(number) for number in range(2, INSTANCES + 1, 2)]
+    node2 = f"node2.{lab.access['name']}.example"
+    lab.on(2, "sh", "-c", "kill -KILL $(cat /run/ganeti/ganeti-noded.pid)")
+    try:
+        done = manage("reconcile", "--json")
+        assert done.code == 0, done.out + done.error
+        assert set(recorded(on_node_2).values()) == {("UNKNOWN", "ERROR_nodedown")}
+        lab.gnt("gnt-node", "modify", "--offline=yes", node2)
+        done = manage("reconcile", "--json")
+        assert done.code == 0, done.out + done.error
+        assert set(recorded(on_node_2).values()) == {("UNKNOWN", "ERROR_nodeoffline")}
+    finally:
+        lab.on(2, "/usr/lib/ganeti/daemon-util", "start", "ganeti-noded")
+        lab.gnt("gnt-node", "modify", "--offline=no", "--force", node2)
+    done = manage("reconcile", "--json")
+    assert done.code == 0, done.out + done.error
+    assert set(recorded(on_node_2).values()) == {("ACTIVE", "running")}
+
+
+def test_a_change_behind_ganetis_back_is_recorded_after_the_next_beat_and_names_its_job(
+    lab: Lab, known: str, processes: Processes
+) -> None:
+    processes.start("beat", BEAT_PERIOD="1", LOOK_PERIOD="2")
+    lab.crash(13)
+    try:
+        until(
+            lambda: recorded([lab.name(13)])[lab.name(13)] == ("STOPPED", "ERROR_down"),
+            "the crash is recorded",
+            90,
+        )
+        change = Transition.objects.get(
+            instance__name=lab.name(13), field="status", after="STOPPED"
+        )
+        assert change.rule == "job-convicts"
+        assert change.job_id is not None
+    finally:
+        lab.gnt("gnt-instance", "start", lab.name(13))
+
+
+def test_a_pass_whose_workers_are_killed_is_carried_on_by_the_next(
+    lab: Lab, cluster: str, processes: Processes
+) -> None:
+    processes.start(*WORKERS)
+    processes.start("beat", BEAT_PERIOD="1", LOOK_PERIOD="2")
+    started = threading.Thread(target=manage, args=("reconcile", "--all", "--timeout", "300"))
+    started.start()
+    until(lambda: Query.objects.filter(state="submitted").exists(), "a job is in flight", 60)
+    processes.kill(*WORKERS)
+    processes.start(*WORKERS)
+    until(
+        lambda: (
+            Instance.objects.count() == INSTANCES
+            and not Pass.objects.exclude(state="closed").exists()
+        ),
+        "every instance is recorded and no pass is open",
+        240,
+    )
+    started.join()
+    assert not Query.objects.filter(state__in=Query.UNFINISHED).exists()
+
+
+def test_an_instance_that_does_not_exist_is_a_pass_that_says_so(lab: Lab, known: str) -> None:
+    done = manage("reconcile", "--instance", f"{known}/nobody.example", "--json")
+    assert "Traceback" not in done.error
+    (report,) = done.json["passes"]
+    assert report["changes"] == []
+    assert Instance.objects.filter(name="nobody.example").count() == 0
