@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
@@ -34,8 +35,7 @@ def known(cluster: str, workers: Processes) -> str:
 
 def client(lab: Lab) -> GanetiRapiClient:
     """Return the official client, as anybody may use it."""
-    with open(lab.access["password_file"]) as file:
-        password = file.read()
+    password = Path(lab.access["password_file"]).read_text()
     return GanetiRapiClient(
         lab.access["host"],
         username=lab.access["user"],

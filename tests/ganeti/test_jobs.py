@@ -1,0 +1,171 @@
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proj.backend import JobReport, Unreadable, Verdict
+from proj.ganeti.jobs import JOB_FIELDS, report_on
+from proj.ganeti.replies import LIST_FIELDS, read_list, read_query_result
+from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+READ = Interval(NOON, NOON + timedelta(seconds=1))
+TICKET = json.loads((Path(__file__).parents[1] / "data" / "ticket_505.json").read_text())
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def row_of(**values: Any) -> list[Any]:
+    return [[0, values.get(field)] for field in JOB_FIELDS]
+
+
+def report(**values: Any) -> JobReport:
+    values = {"id": 7, "ops": [{"instances": ["vm1"], "static": False}]} | values
+    submitted = {int(values["id"]): READ.not_before}
+    return report_on(row_of(**values), submitted, READ.not_after)
+
+
+def error(kind: str, *arguments: str) -> list[Any]:
+    return [[kind, list(arguments)]]
+
+
+def test_the_reply_of_the_ticket_is_an_active_instance_with_all_it_is_made_of() -> None:
+    (seen,) = report(**TICKET).observations
+    assert seen == Observation(
+        instance="gousiosg-1",
+        status=Status.ACTIVE,
+        backend_status="running",
+        configuration=Configuration(
+            memory=1024,
+            vcpus=1,
+            disks=(2000,),
+            nics=(Nic(None, "aa:00:00:fc:99:26", "bridged", "br0"),),
+            nodes=("store67",),
+            os="debootstrap+default",
+        ),
+        evidence=Evidence.JOB,
+        interval=READ,
+        job_id=18160,
+    )
+
+
+def test_an_observation_survives_being_kept_as_json() -> None:
+    (seen,) = report(**TICKET).observations
+    assert Observation.from_json(json.loads(json.dumps(seen.to_json()))) == seen
+
+
+def test_a_static_query_tells_the_configuration_and_no_state() -> None:
+    details = TICKET["opresult"][0]["gousiosg-1"] | {"run_state": None}
+    ops = [{"instances": ["gousiosg-1"], "static": True}]
+    (seen,) = report(status="success", ops=ops, opresult=[{"gousiosg-1": details}]).observations
+    assert (seen.status, seen.backend_status) == (None, None)
+    assert seen.configuration.memory == 1024
+
+
+@pytest.mark.parametrize("status", ["queued", "waiting", "running", "canceling"])
+def test_an_open_job_is_pending(status: str) -> None:
+    assert report(status=status).verdict is Verdict.PENDING
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"status": None}, Verdict.LOST),
+        ({"status": "canceled", "opresult": [None]}, Verdict.RETRY),
+        ({"status": "canceled", "opresult": ["Job canceled by request"]}, Verdict.RETRY),
+        ({"status": "error", "opresult": ["detected death of job 7"]}, Verdict.RETRY),
+        (
+            {"status": "error", "opresult": error("OpPrereqError", "groups moved", "wrong_state")},
+            Verdict.RETRY,
+        ),
+        (
+            {"status": "error", "opresult": error("OpPrereqError", "no 'vm1'", "unknown_entity")},
+            Verdict.ABSENT,
+        ),
+        ({"status": "error", "opresult": error("OpExecError", "no luck")}, Verdict.FAILED),
+    ],
+)
+def test_each_end_of_a_job_has_its_meaning(values: dict[str, Any], verdict: Verdict) -> None:
+    assert report(**values).verdict is verdict
+
+
+def test_an_unreachable_node_makes_the_instance_unknown_and_never_stopped() -> None:
+    opresult = error("OpExecError", "Error checking node node2: timed out")
+    (seen,) = report(status="error", opresult=opresult).observations
+    assert (seen.status, seen.backend_status) == (Status.UNKNOWN, "ERROR_nodedown")
+
+
+def test_a_drbd_secondary_that_is_down_says_nothing_about_the_instance() -> None:
+    opresult = error("OpExecError", "Can&#x27;t compute disk status for vm1: timed out")
+    result = report(status="error", opresult=opresult)
+    assert (result.verdict, result.observations) == (Verdict.FAILED, ())
+    assert result.error == "job 7: Can't compute disk status for vm1: timed out"
+
+
+def test_a_bad_record_spoils_itself_and_not_its_neighbours() -> None:
+    good = TICKET["opresult"][0]["gousiosg-1"]
+    result = {
+        "vm1": good,
+        "vm2": good | {"run_state": "dancing"},
+        "vm3": good | {"nics": [[1, 2]]},
+        "vm4": {"config_state": "up"},
+        "vm 5": good,
+        "vm6": good,
+    }
+    answer = report(status="success", opresult=[result])
+    assert [seen.instance for seen in answer.observations] == ["vm1", "vm6"]
+    assert [record.instance for record in answer.unreadable] == ["vm2", "vm3", "vm4", None]
+
+
+def list_row(**values: Any) -> list[Any]:
+    complete = {"name": "vm1", "status": "running", "pnode": "n1", "snodes": []} | values
+    return [[0, complete.get(field)] for field in LIST_FIELDS]
+
+
+def test_a_row_of_the_list_gives_the_words_of_ganeti_and_the_states_of_the_api() -> None:
+    rows = [list_row(name=f"vm{n}", status=word) for n, word in enumerate(WORDS)]
+    seen = [item for item in read_list(rows, READ) if isinstance(item, Observation)]
+    assert {item.backend_status: item.status for item in seen} == WORDS
+
+
+WORDS = {
+    "running": Status.ACTIVE,
+    "ADMIN_down": Status.STOPPED,
+    "ADMIN_offline": Status.STOPPED,
+    "USER_down": Status.STOPPED,
+    "ERROR_down": Status.STOPPED,
+    "ERROR_up": Status.ACTIVE,
+    "ERROR_wrongnode": Status.ERROR,
+    "ERROR_nodedown": Status.UNKNOWN,
+    "ERROR_nodeoffline": Status.UNKNOWN,
+}
+
+
+def test_a_word_never_seen_is_named_and_recorded_nowhere() -> None:
+    (item,) = read_list([list_row(status="ERROR_new")], READ)
+    assert item == Unreadable("vm1", "row of the list: the state 'ERROR_new' is not known")
+
+
+@given(JSON)
+def test_whatever_a_list_holds_no_row_raises(value: Any) -> None:
+    for field in range(len(LIST_FIELDS)):
+        row = list_row()
+        row[field] = [0, value]
+        assert len(list(read_list([row, value, list_row()], READ))) == 3
+
+
+@given(JSON, st.sampled_from(sorted(TICKET["opresult"][0]["gousiosg-1"])))
+def test_whatever_a_result_holds_no_record_raises(value: Any, field: str) -> None:
+    details = TICKET["opresult"][0]["gousiosg-1"] | {field: value}
+    options: dict[str, Any] = {"job_id": 1, "static": False}
+    options |= {"evidence": Evidence.JOB, "interval": READ}
+    assert len(list(read_query_result({"vm1": details, "vm2": value}, **options))) == 2
+    list(read_query_result(value, **options))
