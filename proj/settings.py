@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ def _secret_key() -> str:
 
 
 def _database() -> dict[str, Any]:
-    try:
+    with warnings.catch_warnings(action="ignore"):
         database: dict[str, Any] = env.db(
             "DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
         )
-    except environ.ImproperlyConfigured as error:
-        sys.exit(f"DATABASE_URL cannot be read: {error}; e.g. postgres://user@host/name")
+    if not database.get("ENGINE"):
+        sys.exit(
+            "DATABASE_URL names no database: write postgres://user@host/name or sqlite:///path"
+        )
     database |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
     if database["ENGINE"].endswith("sqlite3"):
         database["OPTIONS"] = {

@@ -47,15 +47,16 @@ def query_cluster(*, cluster: str) -> None:
     if row.paused:
         _refuse(row, f"{cluster} is paused: manage.py cluster resume {cluster}")
         return
-    if not look.take_lease(row, at=now(), seconds=tuning().look_lease):
-        return
     try:
         backend = backend_of(row)
     except Misconfigured as error:
-        Cluster.objects.filter(pk=row.pk).update(look_until=None, last_error=str(error))
+        Cluster.objects.filter(pk=row.pk).update(last_error=str(error))
         _refuse(row, str(error))
         return
-    look.look_at(row, backend, policy_of(row), tuning(), now)
+    with look.lease(row, tuning(), at=now()) as mine:
+        if mine:
+            row.refresh_from_db()
+            look.look_at(row, backend, policy_of(row), tuning(), now)
     if queries.is_busy(row):
         issue_jobs.delay(cluster=cluster)
 

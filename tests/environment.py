@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,11 +74,9 @@ POSTGRES_PORT = free_port()
 os.environ["VAR_DIR"] = str(HOME / "var")
 os.environ["REDIS_URL"] = f"redis://127.0.0.1:{REDIS_PORT}/0"
 os.environ["DATABASE_URL"] = f"sqlite:///{HOME / 'db.sqlite3'}"
-
-
-def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    if "--database=postgres" in args:
-        os.environ["DATABASE_URL"] = f"postgres://postgres@127.0.0.1:{POSTGRES_PORT}/postgres"
+# Django's settings are read before pytest has parsed its options.
+if "--database=postgres" in sys.argv:
+    os.environ["DATABASE_URL"] = f"postgres://postgres@127.0.0.1:{POSTGRES_PORT}/postgres"
 
 
 def pytest_configure() -> None:

@@ -1,7 +1,8 @@
 """Look at a whole cluster, then select: what to record, what to ask, what to hold."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -47,11 +48,17 @@ class Selection:
         return {it.rule for _, it, _ in self.decided.values() if it.action is not Action.NOTHING}
 
 
-def take_lease(cluster: Cluster, *, at: datetime, seconds: float) -> bool:
-    """Become the only look at this cluster for so many seconds, or return False."""
+@contextmanager
+def lease(cluster: Cluster, tuning: Tuning, *, at: datetime) -> Iterator[bool]:
+    """Be the only look at this cluster for a while; False when another one is at work."""
+    until = at + timedelta(seconds=tuning.look_lease)
     free = Q(look_until=None) | Q(look_until__lt=at)
-    until = at + timedelta(seconds=seconds)
-    return bool(Cluster.objects.filter(free, pk=cluster.pk).update(look_until=until))
+    mine = bool(Cluster.objects.filter(free, pk=cluster.pk).update(look_until=until))
+    try:
+        yield mine
+    finally:
+        if mine:
+            Cluster.objects.filter(pk=cluster.pk, look_until=until).update(look_until=None)
 
 
 def look_at(cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock) -> bool:
@@ -148,7 +155,6 @@ def _failed(
         failures=F("failures") + 1,
         last_error=str(error),
         next_look_at=at + max(wait, timedelta(seconds=tuning.look_period)),
-        look_until=None,
     )
     if pass_of.pk is None:
         return
@@ -312,7 +318,6 @@ def _schedule_relook(pass_of: Pass, selection: Selection, tuning: Tuning, *, at:
 def _release(cluster: Cluster, tuning: Tuning, looked: Interval | None, *, at: datetime) -> None:
     spread = 0.9 + random.random() * 0.2
     values: dict[str, object] = {
-        "look_until": None,
         "failures": 0,
         "last_error": "",
         "next_look_at": at + timedelta(seconds=tuning.look_period * spread),

@@ -168,7 +168,8 @@ def test_a_node_that_is_down_and_one_that_is_offline_make_their_instances_unknow
         assert set(recorded(on_node_2).values()) == {("UNKNOWN", "ERROR_nodeoffline")}
     finally:
         lab.on(2, "/usr/lib/ganeti/daemon-util", "start", "ganeti-noded")
-        lab.gnt("gnt-node", "modify", "--offline=no", "--force", node2)
+        online = ("gnt-node", "modify", "--offline=no", "--force", node2)
+        until(lambda: lab.ends_well(1, *online), "the node is back", 60)
     done = manage("reconcile", "--json")
     assert done.code == 0, done.out + done.error
     assert set(recorded(on_node_2).values()) == {("ACTIVE", "running")}
