@@ -9,7 +9,8 @@ setup: ## Install Debian's packages, .venv and the locked requirements
 	@requirements/install
 
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --database=sqlite
+	$(BIN)/pytest -q --database=postgres
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -1,15 +1,19 @@
 """The chain end to end: real Ganeti, real Redis, real workers, nothing simulated."""
 
+import ast
+import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
 
 from proj.inventory.models import Instance, Pass, Query, Transition
 from tests.commands import add_cluster, manage
-from tests.environment import until
+from tests.environment import free_port, until
 from tests.fixtures.lab import INSTANCES, Lab
 from tests.fixtures.workers import WORKERS, Processes
 
@@ -223,3 +227,38 @@ def test_an_instance_that_does_not_exist_is_a_pass_that_says_so(lab: Lab, known:
     (report,) = done.json["passes"]
     assert report["changes"] == []
     assert Instance.objects.filter(name="nobody.example").count() == 0
+
+
+def test_the_tasks_are_readable_and_findable_in_flower_and_hold_no_secret(
+    lab: Lab, cluster: str, processes: Processes
+) -> None:
+    port = free_port()
+    flower = f"http://127.0.0.1:{port}/api/tasks"
+    processes.start("flower", FLOWER_PORT=str(port), FLOWER_UNAUTHENTICATED_API="true")
+    until(lambda: answers(flower) is not None, "Flower answers", 60)
+    processes.start(*WORKERS)
+    assert manage("reconcile", "--all", "--json").code == 0
+
+    def reconciled() -> dict[str, Any]:
+        found = answers(f"{flower}?taskname=tasks.reconcile.reconcile_instance&state=SUCCESS")
+        return found if found and len(found) == INSTANCES else {}
+
+    tasks = until(reconciled, "Flower shows each instance's task", 30)
+    arguments = [ast.literal_eval(task["kwargs"]) for task in tasks.values()]
+    assert {tuple(kwargs) for kwargs in arguments} == {("cluster", "instance", "query")}
+    assert {kwargs["instance"] for kwargs in arguments} == {
+        lab.name(number) for number in range(1, INSTANCES + 1)
+    }
+    everything = json.dumps(answers(flower))
+    assert "tasks.query.query_cluster" in everything
+    assert Path(lab.access["password_file"]).read_text() not in everything
+
+
+def answers(url: str) -> dict[str, Any] | None:
+    """Return what a page of JSON says, or None while nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as page:
+            found: dict[str, Any] = json.load(page)
+            return found
+    except OSError:
+        return None
