@@ -65,9 +65,6 @@ class Cluster(models.Model):
     agreed_versions = models.BigIntegerField(default=0)
     failures = models.PositiveIntegerField(default=0, help_text="failed requests in a row")
     last_error = models.TextField(blank=True)
-    approved = models.CharField(
-        max_length=64, blank=True, help_text="fingerprint of the mass change let through"
-    )
 
     class Meta:
         ordering = ("name",)
@@ -193,7 +190,9 @@ class Pass(models.Model):
     )
     planned = models.JSONField(default=list, help_text="the changes of a plan")
     error = models.TextField(blank=True)
-    fingerprint = models.CharField(max_length=64, blank=True, help_text="of what was held")
+    fingerprint = models.CharField(
+        max_length=64, blank=True, help_text="of the mass change held, or let through"
+    )
 
     class Meta:
         ordering = ("-id",)

@@ -177,7 +177,7 @@ def _settle(
     *,
     at: datetime,
 ) -> None:
-    held = _held(cluster, look, selection, tuning)
+    held = _held(pass_of, look, selection, tuning)
     wanted = _wanted(cluster, pass_of, look, selection, tuning, at=at)
     news = held or wanted or pass_of.pk or selection.rules() or look.unreadable
     if news:
@@ -207,11 +207,12 @@ def _settle(
     _release(cluster, tuning, None if pass_of.plan else look.interval, at=at)
 
 
-def _held(cluster: Cluster, look: Look, selection: Selection, tuning: Tuning) -> brake.Held | None:
+def _held(pass_of: Pass, look: Look, selection: Selection, tuning: Tuning) -> brake.Held | None:
     known = listed = 0
     deleted, stopped = [], []
     for name, (seen, decision, recorded) in selection.decided.items():
-        if recorded is None or recorded.status is Status.DELETED:
+        # One that Ganeti never showed, like a build that failed, cannot vanish.
+        if recorded is None or not recorded.backend_status:
             continue
         known += 1
         if isinstance(seen, Absence):
@@ -227,7 +228,7 @@ def _held(cluster: Cluster, look: Look, selection: Selection, tuning: Tuning) ->
     held = brake.hold(
         known=known, listed=listed, deleted=deleted, stopped=stopped, limits=tuning.limits
     )
-    if held is not None and held.fingerprint == cluster.approved:
+    if held is not None and held.fingerprint == pass_of.fingerprint:
         return None
     return held
 

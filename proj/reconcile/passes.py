@@ -10,9 +10,21 @@ from django.db.models import Count, Q
 from proj.inventory.models import Cluster, Pass, Query, Transition
 
 
-def request(cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False) -> Pass:
-    """Ask for a pass over a whole cluster; the next look takes it up."""
-    return Pass.objects.create(cluster=cluster, kind=kind, plan=plan, requested_at=at)
+def request(
+    cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False, approved: str = ""
+) -> Pass:
+    """Ask for a pass over a whole cluster; the next look takes it up.
+
+    Args:
+        cluster: whose instances.
+        kind: SWEEP asks suspects only, ALL asks every instance.
+        at: now.
+        plan: name the changes and write none.
+        approved: the fingerprint of the mass change that an operator lets through.
+    """
+    return Pass.objects.create(
+        cluster=cluster, kind=kind, plan=plan, requested_at=at, fingerprint=approved
+    )
 
 
 def request_instance(cluster: Cluster, name: str, *, at: datetime, plan: bool = False) -> Pass:
@@ -165,13 +177,13 @@ def _close(
     *,
     at: datetime,
     error: str = "",
-    fingerprint: str = "",
+    fingerprint: str | None = None,
 ) -> None:
     Pass.objects.filter(pk=pass_of.pk).exclude(state=Pass.State.CLOSED).update(
         state=Pass.State.CLOSED,
         outcome=outcome,
         closed_at=at,
         error=error,
-        fingerprint=fingerprint,
+        fingerprint=pass_of.fingerprint if fingerprint is None else fingerprint,
         relook_at=None,
     )

@@ -130,12 +130,15 @@ def _finish(query: Query, decision: Decision, *, changes: Sequence[dict[str, Any
 def _brake_allows(
     pass_of: Pass, recorded: Recorded | None, decision: Decision, tuning: Tuning
 ) -> bool:
-    if recorded is None or pass_of.kind == Pass.Kind.REQUERY or decision.rule is Rule.REMOVED:
+    if (
+        recorded is None
+        or pass_of.kind == Pass.Kind.REQUERY
+        or pass_of.fingerprint
+        or decision.rule is Rule.REMOVED
+    ):
         return True
     status = next((c for c in decision.changes if c.field == "status"), None)
     if status is None or status.after not in ("STOPPED", "DELETED"):
-        return True
-    if pass_of.cluster.approved and pass_of.cluster.approved == pass_of.fingerprint:
         return True
     gone = stopped_or_deleted(pass_of)
     known = Instance.objects.filter(cluster=pass_of.cluster).exclude(status="DELETED").count()

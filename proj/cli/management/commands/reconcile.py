@@ -1,23 +1,20 @@
 """manage.py reconcile: a pass over clusters or instances, through the workers."""
 
-import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from rich.console import Console
 
 from proj.cli.output import print_json, print_table, refuse
+from proj.cli.waiting import FAILED, wait_for
 from proj.clock import now
 from proj.inventory.models import Cluster, Pass
 from proj.reconcile import passes
 from tasks.query import issue_jobs, query_cluster
 
-FAILED = 1
 DRIFT = 3
-POLL = 0.1
 
 
 class Command(BaseCommand):
@@ -38,7 +35,7 @@ class Command(BaseCommand):
             requested = _request(options)
         except (OperationalError, RedisError) as error:
             refuse(f"no answer from Redis (REDIS_URL): {error}")
-        closed = _wait(requested, options["timeout"], quiet=options["json"])
+        closed = wait_for(requested, options["timeout"], quiet=options["json"])
         reports = [passes.describe(pass_of) for pass_of in closed]
         if options["json"]:
             print_json({"passes": reports})
@@ -81,21 +78,6 @@ def _instance(text: str) -> tuple[Cluster, str]:
     if not slash or not name:
         refuse(f"{text}: write CLUSTER/NAME")
     return _cluster(cluster), name
-
-
-def _wait(requested: list[Pass], timeout: float, *, quiet: bool) -> list[Pass]:
-    deadline = time.monotonic() + timeout
-    keys = [pass_of.pk for pass_of in requested]
-    console = Console(stderr=True, quiet=quiet)
-    with console.status("") as status:
-        while True:
-            found = list(Pass.objects.filter(pk__in=keys).order_by("id"))
-            left = [pass_of for pass_of in found if pass_of.state != Pass.State.CLOSED]
-            if not left or time.monotonic() > deadline:
-                return found
-            names = ", ".join(pass_of.cluster.name for pass_of in left)
-            status.update(f"{len(found) - len(left)} of {len(found)} done; waiting for {names}")
-            time.sleep(POLL)
 
 
 def _show(reports: list[dict[str, Any]]) -> None:

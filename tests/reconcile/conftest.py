@@ -1,0 +1,171 @@
+"""A cluster in memory, and the engine that works on it step by step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proj.backend import JobReport, Look, TryAgain, Verdict, Work
+from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
+from proj.inventory.models import Cluster, Instance, Pass, Query
+from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation
+from proj.reconcile import look, passes, queries
+from proj.reconcile.decide import Policy
+from proj.reconcile.settings import Tuning
+
+
+class Clock:
+    """A clock that moves when it is told to, and a little with each reading."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self._now += timedelta(milliseconds=1)
+        return self._now
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Memory:
+    """A backend whose truth is a dictionary: name -> the list's word."""
+
+    clock: Clock
+    truth: dict[str, str] = field(default_factory=dict)
+    configuration: dict[str, Configuration] = field(default_factory=dict)
+    work: list[Work] = field(default_factory=list)
+    ended: dict[int, JobEnd] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    jobs: dict[int, str] = field(default_factory=dict)
+    is_down: bool = False
+    looks: int = 0
+
+    def version(self) -> str:
+        return "2"
+
+    def look(self) -> Look:
+        if self.is_down:
+            raise TryAgain("nothing listens")
+        self.looks += 1
+        interval = Interval(self.clock(), self.clock())
+        listed = tuple(
+            self._seen(name, word, Evidence.LIST, interval)
+            for name, word in self.truth.items()
+            if name not in self.hidden
+        )
+        return Look(tuple(self.work), listed, (), interval)
+
+    def submit_query(self, instance: str, *, limit: int) -> int:
+        if self.is_down:
+            raise TryAgain("nothing listens")
+        job_id = len(self.jobs) + 1000
+        self.jobs[job_id] = instance
+        return job_id
+
+    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
+        if self.is_down:
+            raise TryAgain("nothing listens")
+        return [self._report(job_id, begun) for job_id, begun in submitted.items()]
+
+    def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
+        return {job_id: self.ended.get(job_id, JobEnd.LOST) for job_id in job_ids}
+
+    def exists(self, instance: str) -> bool:
+        return instance in self.truth
+
+    def _report(self, job_id: int, begun: datetime) -> JobReport:
+        name = self.jobs[job_id]
+        if name not in self.truth:
+            return JobReport(job_id, Verdict.ABSENT)
+        word = self.truth[name]
+        word = "ERROR_down" if word == "ERROR_wrongnode" else word
+        interval = Interval(begun, self.clock())
+        seen = replace(self._seen(name, word, Evidence.JOB, interval), job_id=job_id)
+        return JobReport(job_id, Verdict.ANSWERED, (seen,))
+
+    def _seen(self, name: str, word: str, evidence: Evidence, interval: Interval) -> Observation:
+        made_of = self.configuration.get(name, Configuration(memory=4))
+        return Observation(name, STATUS_OF_WORD[word], word, made_of, evidence, interval)
+
+
+@dataclass
+class Engine:
+    """The engine over one cluster, driven by the test instead of by workers."""
+
+    cluster: Cluster
+    backend: Memory
+    clock: Clock
+    policy: Policy
+    tuning: Tuning = field(default_factory=Tuning)
+
+    def run(self, kind: Pass.Kind = Pass.Kind.SWEEP, **options: object) -> Pass:
+        """Request a pass and carry it to its end."""
+        requested = passes.request(self.cluster, kind=kind, at=self.clock(), **options)  # type: ignore[arg-type]
+        self.settle()
+        requested.refresh_from_db()
+        return requested
+
+    def ask(self, name: str, **options: bool) -> Pass:
+        """Request one instance, without doing anything about it yet."""
+        return passes.request_instance(self.cluster, name, at=self.clock(), **options)
+
+    def look(self) -> None:
+        """Take what is due."""
+        with look.lease(self.cluster, self.tuning, at=self.clock()) as mine:
+            assert mine
+            self.cluster.refresh_from_db()
+            look.look_at(self.cluster, self.backend, self.policy, self.tuning, self.clock)
+
+    def step(self) -> None:
+        """One step of the chain, and the reconcile tasks that it calls."""
+        answered: list[int] = []
+        queries.step(
+            self.cluster,
+            self.backend,
+            self.tuning,
+            self.clock,
+            lambda query: answered.append(query.pk),
+        )
+        for key in answered:
+            query = Query.objects.select_related("cluster", "pass_of").get(pk=key)
+            queries.reconcile(query, self.policy, self.tuning, self.clock)
+
+    def settle(self) -> None:
+        """Go on until nothing is left to do."""
+        waiting = Pass.objects.exclude(state=Pass.State.CLOSED)
+        for _ in range(200):
+            self.look()
+            self.step()
+            if not waiting.exists():
+                return
+            self.clock.wait(1)
+        raise AssertionError("200 steps, and still passes are open")
+
+    def recorded(self) -> dict[str, str]:
+        """Return status and word of every instance."""
+        rows = Instance.objects.filter(cluster=self.cluster)
+        return {row.name: f"{row.status} {row.backend_status}".strip() for row in rows}
+
+
+@pytest.fixture
+def engine(transactional_db: None) -> Engine:
+    """An engine over an empty cluster."""
+    clock = Clock()
+    cluster = Cluster.objects.create(
+        name="alpha", host="h", user="u", password_source="env:X", insecure=True,
+        confirm_max_age=timedelta(hours=24),
+    )  # fmt: skip
+    policy = Policy(gone_after=timedelta(seconds=10), list_only=LIST_ONLY, job_blind=JOB_BLIND)
+    return Engine(cluster, Memory(clock), clock, policy)
+
+
+@pytest.fixture
+def ten(engine: Engine) -> Engine:
+    """An engine that knows ten running instances."""
+    engine.backend.truth = {f"vm{number}": "running" for number in range(10)}
+    assert engine.run(Pass.Kind.ALL).outcome == "reconciled"
+    return engine
