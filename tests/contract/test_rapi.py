@@ -1,0 +1,249 @@
+"""What we use of RAPI: the same requests and the same meaning, simulated and real.
+
+A difference is a bug of the simulator.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ganeti.rapi.client import GanetiApiError
+
+from proj.backend import JobReport, Misconfigured, Verdict
+from proj.ganeti.backend import GanetiBackend
+from proj.ganeti.client import Connection, connect
+from proj.ganeti.replies import LIST_FIELDS
+from proj.observation import JobEnd, Status
+from proj.simulator.server import Simulator
+from tests.environment import until
+from tests.fixtures.lab import Lab
+
+
+def clock() -> datetime:
+    """Nobody compares these times."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Rapi:
+    """A cluster behind RAPI, and how to change it behind its back."""
+
+    access: dict[str, Any]
+    names: list[str]
+    crash: Callable[[int], None]
+    mend: Callable[[int], None]
+    stop: Callable[[int], None]
+    folder: Path
+
+    def connection(self, **changes: Any) -> Connection:
+        """Return how to reach it."""
+        values = {
+            "name": self.access["name"],
+            "host": self.access["host"],
+            "port": self.access["port"],
+            "user": self.access["user"],
+            "password": Path(self.access["password_file"]).read_text(),
+            "certificate": Path(self.access["ca_file"]).read_text(),
+            "certificates": self.folder,
+        }
+        return Connection(**(values | changes))
+
+    @property
+    def backend(self) -> GanetiBackend:
+        """The backend that the engine uses."""
+        return GanetiBackend(self.connection(), clock)
+
+    @property
+    def client(self) -> Any:
+        """The official client."""
+        return connect(self.connection())
+
+    def answer(self, name: str) -> JobReport:
+        """Ask for one instance by a job, and await the report."""
+        job_id = self.backend.submit_query(name, limit=3)
+        return self.report(job_id)
+
+    def report(self, job_id: int) -> JobReport:
+        """Await the report on a job."""
+
+        def final() -> JobReport | None:
+            (found,) = self.backend.poll({job_id: clock()})
+            return None if found.verdict is Verdict.PENDING else found
+
+        found: JobReport = until(final, f"job {job_id} ends", 60)
+        return found
+
+
+def simulated(folder: Path) -> Iterator[Rapi]:
+    """A simulated cluster."""
+    with Simulator(folder, instances=4, job_seconds=0.05) as simulator:
+        cluster = simulator["sim1"]
+        names = list(cluster.truth.instances)
+        yield Rapi(
+            simulator.access("sim1"),
+            names,
+            lambda index: cluster.truth.crash(names[index]),
+            lambda index: cluster.truth.start(names[index]),
+            lambda index: cluster.truth.stop(names[index]),
+            folder,
+        )
+
+
+def real(lab: Lab, folder: Path) -> Iterator[Rapi]:
+    """The lab's cluster."""
+    yield Rapi(
+        lab.access,
+        [lab.name(number) for number in range(1, 21)],
+        lambda index: lab.crash(index + 1),
+        lambda index: lab.gnt("gnt-instance", "start", lab.name(index + 1)) and None,
+        lambda index: lab.gnt("gnt-instance", "stop", lab.name(index + 1)) and None,
+        folder,
+    )
+
+
+@pytest.fixture(params=["simulator", pytest.param("ganeti", marks=pytest.mark.ganeti)])
+def rapi(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rapi]:
+    """A cluster of either kind."""
+    if request.param == "simulator":
+        yield from simulated(tmp_path)
+    else:
+        yield from real(request.getfixturevalue("lab"), tmp_path)
+
+
+def test_the_version_is_two(rapi: Rapi) -> None:
+    assert rapi.backend.version() == "2"
+    assert rapi.client.GetVersion() == 2
+
+
+def test_the_list_holds_every_instance_with_every_field(rapi: Rapi) -> None:
+    look = rapi.backend.look()
+    assert {seen.instance for seen in look.listed} == set(rapi.names)
+    assert (look.unreadable, look.work) == ((), ())
+    for seen in look.listed:
+        assert (seen.status, seen.backend_status) == (Status.ACTIVE, "running")
+        made_of = seen.configuration
+        assert made_of.memory
+        assert made_of.vcpus
+        assert made_of.nodes
+        assert made_of.os == "noop"
+        assert made_of.disks is not None
+        assert made_of.nics is not None
+
+
+def test_a_query_answers_fields_and_rows_of_pairs(rapi: Rapi) -> None:
+    answer = rapi.client.Query("instance", [*LIST_FIELDS, "no.such.field"])
+    assert set(answer) == {"fields", "data"}
+    assert [field["name"] for field in answer["fields"]] == [*LIST_FIELDS, "no.such.field"]
+    for row in answer["data"]:
+        assert [status for status, _ in row] == [0] * len(LIST_FIELDS) + [1]
+
+
+def test_a_job_says_of_a_running_instance_what_the_list_says(rapi: Rapi) -> None:
+    report = rapi.answer(rapi.names[0])
+    assert report.verdict is Verdict.ANSWERED
+    (seen,) = report.observations
+    listed = {it.instance: it for it in rapi.backend.look().listed}[rapi.names[0]]
+    assert (seen.status, seen.backend_status) == (listed.status, listed.backend_status)
+    assert seen.configuration == listed.configuration
+
+
+def test_a_crash_is_seen_by_the_list_and_by_a_job(rapi: Rapi) -> None:
+    rapi.crash(1)
+    try:
+        name = rapi.names[1]
+        listed = {it.instance: it.backend_status for it in rapi.backend.look().listed}
+        assert listed[name] == "ERROR_down"
+        (seen,) = rapi.answer(name).observations
+        assert (seen.status, seen.backend_status) == (Status.STOPPED, "ERROR_down")
+    finally:
+        rapi.mend(1)
+
+
+def test_a_stop_is_seen_by_the_list_and_by_a_job(rapi: Rapi) -> None:
+    rapi.stop(2)
+    try:
+        name = rapi.names[2]
+        listed = {it.instance: it.backend_status for it in rapi.backend.look().listed}
+        assert listed[name] == "ADMIN_down"
+        (seen,) = rapi.answer(name).observations
+        assert (seen.status, seen.backend_status) == (Status.STOPPED, "ADMIN_down")
+    finally:
+        rapi.mend(2)
+
+
+def test_a_static_query_says_nothing_about_the_state(rapi: Rapi) -> None:
+    job_id = int(rapi.client.GetInstanceInfo(rapi.names[0], static=True))
+    (seen,) = rapi.report(job_id).observations
+    assert (seen.status, seen.backend_status) == (None, None)
+    assert seen.configuration.memory
+
+
+def test_a_name_nobody_knows_is_absent_by_job_and_by_name(rapi: Rapi) -> None:
+    assert rapi.answer("nobody.example").verdict is Verdict.ABSENT
+    assert rapi.backend.exists("nobody.example") is False
+    assert rapi.backend.exists(rapi.names[0]) is True
+    with pytest.raises(GanetiApiError) as caught:
+        rapi.client.GetInstance("nobody.example")
+    assert caught.value.code == 404
+
+
+def test_a_job_nobody_knows_is_lost(rapi: Rapi) -> None:
+    (report,) = rapi.backend.poll({99_999_999: clock()})
+    assert report.verdict is Verdict.LOST
+    assert rapi.backend.ends([99_999_999]) == {99_999_999: JobEnd.LOST}
+    status = rapi.client.GetJobStatus(99_999_999)
+    assert {name for name, value in status.items() if value is not None} <= {"id"}
+
+
+def test_the_end_of_a_job_is_told_by_its_id(rapi: Rapi) -> None:
+    good, bad = (rapi.backend.submit_query(name, limit=3) for name in (rapi.names[0], "nobody"))
+    for job_id in (good, bad):
+        rapi.report(job_id)
+    assert rapi.backend.ends([good, bad]) == {good: JobEnd.SUCCESS, bad: JobEnd.FAILED}
+
+
+def test_one_request_reports_on_many_jobs(rapi: Rapi) -> None:
+    submitted = {rapi.backend.submit_query(name, limit=3): clock() for name in rapi.names[:3]}
+    reports = rapi.backend.poll(submitted)
+    assert {report.job_id for report in reports} == set(submitted)
+    for job_id in submitted:
+        rapi.report(job_id)
+
+
+def test_jobs_newer_than_an_id_can_be_asked_for(rapi: Rapi) -> None:
+    first = rapi.backend.submit_query(rapi.names[0], limit=3)
+    second = rapi.backend.submit_query(rapi.names[0], limit=3)
+    rows = rapi.client.Query("job", ["id", "summary"], ["&", [">", "id", first]])["data"]
+    assert [int(row[0][1]) for row in rows] == [second]
+    assert rows[0][1] == [0, ["INSTANCE_QUERY_DATA"]]
+    rapi.report(second)
+
+
+def test_an_operator_that_ganeti_does_not_know_is_refused(rapi: Rapi) -> None:
+    with pytest.raises(GanetiApiError) as caught:
+        rapi.client.Query("job", ["id"], ["and", [">", "id", 1]])
+    assert caught.value.code == 502
+
+
+def test_the_reason_of_a_query_reaches_the_job(rapi: Rapi) -> None:
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    (operation,) = rapi.client.GetJobStatus(job_id)["ops"]
+    assert operation["OP_ID"] == "OP_INSTANCE_QUERY_DATA"
+    assert operation["instances"] == [rapi.names[0]]
+    assert "rate-limit:3:reconciliation" in [text for _, text, _ in operation["reason"]]
+    rapi.report(job_id)
+
+
+def test_a_wrong_password_is_refused(rapi: Rapi) -> None:
+    with pytest.raises(Misconfigured, match="refuses user or password"):
+        GanetiBackend(rapi.connection(password="guess"), clock).look()
+
+
+def test_another_certificate_is_refused(rapi: Rapi, tmp_path: Path) -> None:
+    with Simulator(tmp_path / "other") as other:
+        pem = Path(other.access("sim1")["ca_file"]).read_text()
+    with pytest.raises(Misconfigured, match="another certificate"):
+        GanetiBackend(rapi.connection(certificate=pem), clock).look()
