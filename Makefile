@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format lock up lab lab-down
+.PHONY: help setup demo test check format lock up lab lab-down
 BIN := .venv/bin
 
 help: ## Show what there is
@@ -7,6 +7,10 @@ help: ## Show what there is
 
 setup: ## Install Debian's packages, .venv and the locked requirements
 	@requirements/install
+
+demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it
+	@VAR_DIR=var/demo DATABASE_URL=sqlite:///var/demo/db.sqlite3 LOOK_PERIOD=3 BEAT_PERIOD=1 \
+	  REDIS_URL=redis://127.0.0.1:16380/0 $(BIN)/python manage.py demo $(DEMO)
 
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
 	$(BIN)/pytest -q --database=sqlite

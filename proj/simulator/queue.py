@@ -40,9 +40,9 @@ class Queue:
         """Let every job come as far as it has come by now."""
         now = time.monotonic()
         for job in list(self._open.values()):
-            if job.status == "running" and job.started is not None:
-                if now >= job.started + job.seconds:
-                    self._end(job, job.started + job.seconds)
+            due = None if job.started is None else job.started + job.seconds
+            if job.status == "running" and due is not None and due <= now:
+                self._end(job, due)
         if self.stuck:
             for job in self._open.values():
                 if job.status == "queued":

@@ -136,7 +136,7 @@ class Engine:
 
     def settle(self) -> None:
         """Go on until nothing is left to do."""
-        waiting = Pass.objects.exclude(state=Pass.State.CLOSED)
+        waiting = Pass.objects.filter(cluster=self.cluster).exclude(state=Pass.State.CLOSED)
         for _ in range(200):
             self.look()
             self.step()
@@ -151,16 +151,21 @@ class Engine:
         return {row.name: f"{row.status} {row.backend_status}".strip() for row in rows}
 
 
-@pytest.fixture
-def engine(transactional_db: None) -> Engine:
-    """An engine over an empty cluster."""
+def make_engine(name: str = "alpha", **tuning: object) -> Engine:
+    """Return an engine over an empty cluster."""
     clock = Clock()
     cluster = Cluster.objects.create(
-        name="alpha", host="h", user="u", password_source="env:X", insecure=True,
+        name=name, host="h", user="u", password_source="env:X", insecure=True,
         confirm_max_age=timedelta(hours=24),
     )  # fmt: skip
     policy = Policy(gone_after=timedelta(seconds=10), list_only=LIST_ONLY, job_blind=JOB_BLIND)
-    return Engine(cluster, Memory(clock), clock, policy)
+    return Engine(cluster, Memory(clock), clock, policy, Tuning(**tuning))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine(transactional_db: None) -> Engine:
+    """An engine over an empty cluster."""
+    return make_engine()
 
 
 @pytest.fixture

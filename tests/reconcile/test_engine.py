@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from proj.backend import Work
 from proj.inventory.models import Instance, Pass, Query, Transition
 from proj.observation import Configuration, JobEnd
-from proj.reconcile import passes
+from proj.reconcile import passes, queries
 from tests.reconcile.conftest import Engine
 
 
@@ -207,15 +207,13 @@ def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     ten.backend.truth["vm3"] = "ERROR_down"
     asked = ten.ask("vm3")
     dropped: list[int] = []
-    from proj.reconcile import queries
-
     for _ in range(2):
         queries.step(
             ten.cluster, ten.backend, ten.tuning, ten.clock, lambda it: dropped.append(it.pk)
         )
     assert dropped
     assert ten.recorded()["vm3"] == "ACTIVE running"
-    ten.clock.wait(60)
+    ten.clock.wait(40)
     ten.settle()
     asked.refresh_from_db()
     assert asked.outcome == "reconciled"
