@@ -13,8 +13,9 @@ demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it
 	  REDIS_URL=redis://127.0.0.1:16380/0 $(BIN)/python manage.py demo $(DEMO)
 
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
-	$(BIN)/pytest -q --database=sqlite
-	$(BIN)/pytest -q --database=postgres
+	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
+	  export TEST_LAB=var/test-lab; \
+	  $(BIN)/pytest -q --database=sqlite && $(BIN)/pytest -q --database=postgres
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .
