@@ -33,6 +33,7 @@ lock: ## Pin the requirements anew
 	  -o requirements/$$set.txt requirements/$$set.in || exit 1; done
 
 up: setup ## Run web, workers, beat and Flower against the clusters you added
+	@$(BIN)/python manage.py preflight
 	$(BIN)/python manage.py migrate -v 0
 	$(BIN)/honcho start
 

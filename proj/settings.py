@@ -10,6 +10,7 @@ from typing import Any
 import environ
 
 from proj.logs import LOGGING as LOGGING
+from proj.observation import Status
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -45,6 +46,14 @@ def _database() -> dict[str, Any]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
     return database
+
+
+def _statuses() -> dict[str, Status]:
+    given: dict[str, str] = env.dict("GANETI_STATUSES", default={})
+    try:
+        return {word: Status(status) for word, status in given.items()}
+    except ValueError as error:
+        sys.exit(f"GANETI_STATUSES: {error}; write ERROR_down=ERROR,...")
 
 
 VAR_DIR = Path(env("VAR_DIR", default=str(BASE_DIR / "var")))
@@ -99,5 +108,7 @@ LOOK_PERIOD = timedelta(seconds=env.float("LOOK_PERIOD", default=60.0))
 """How often a cluster is looked at."""
 BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=5.0))
 """How often beat asks which clusters are due."""
+GANETI_STATUSES = _statuses()
+"""Words of Ganeti's that are to mean another status than by default."""
 GONE_AFTER = timedelta(seconds=env.float("GONE_AFTER", default=10.0))
 """The least time between the two lists that prove an instance gone."""

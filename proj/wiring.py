@@ -10,7 +10,7 @@ from proj.backend import Backend, Misconfigured
 from proj.clock import now
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
-from proj.ganeti.states import JOB_BLIND, LIST_ONLY
+from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.inventory.models import Cluster, UnknownPolicy
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
@@ -50,7 +50,7 @@ def backend_of(cluster: Cluster) -> Backend:
         insecure=cluster.insecure,
         certificates=settings.VAR_DIR / "certificates",
     )
-    return GanetiBackend(connection, now)
+    return GanetiBackend(connection, now, {**STATUS_OF_WORD, **settings.GANETI_STATUSES})
 
 
 def password_of(cluster: Cluster) -> str:
