@@ -63,7 +63,7 @@ class GanetiBackend:
         rows = self._query("job", jobs.JOB_FIELDS, _any_of(submitted))
         answered = self._clock()
         with self._sorted():
-            return [jobs.report_on(row, submitted, answered, self._statuses) for row in rows]
+            return list(jobs.reports_on(rows, submitted, answered, self._statuses))
 
     def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
         """Read how these jobs ended; one the queue does not know is lost."""

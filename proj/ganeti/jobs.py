@@ -1,7 +1,7 @@
 """What a query job's row in the queue means."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,29 @@ END_FIELDS = ("id", "status")
 
 _NODE_DOWN = "Error checking node"
 _WORD_OF_NODE_DOWN = "ERROR_nodedown"
+
+
+def reports_on(
+    rows: Sequence[Any],
+    submitted: Mapping[int, datetime],
+    answered: datetime,
+    statuses: Mapping[str, Status] = STATUS_OF_WORD,
+) -> Iterator[JobReport]:
+    """Read the rows of ``Query("job", JOB_FIELDS)``; one that cannot be read spoils itself."""
+    for row in rows:
+        try:
+            yield report_on(row, submitted, answered, statuses)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            job_id = _id_in(row)
+            if job_id in submitted:
+                yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {error}")
+
+
+def _id_in(row: Any) -> int:
+    try:
+        return int(row[0][1])
+    except (ValueError, TypeError, KeyError, IndexError):
+        return -1
 
 
 def report_on(

@@ -180,9 +180,11 @@ def _poll(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain:
         for job_id, query in in_flight.items()
         if query.submitted_at is not None
     }
-    for report in backend.poll(submitted):
-        query = in_flight[report.job_id]
-        _take_report(query, report, backend, tuning, now, chain)
+    reports = {report.job_id: report for report in backend.poll(submitted)}
+    for job_id in submitted:
+        # A job that the answer leaves out is waited for like one that is open.
+        report = reports.get(job_id, JobReport(job_id, Verdict.PENDING))
+        _take_report(in_flight[job_id], report, backend, tuning, now, chain)
 
 
 def _take_report(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proj.backend import JobReport, Unreadable, Verdict
-from proj.ganeti.jobs import JOB_FIELDS, report_on
+from proj.ganeti.jobs import JOB_FIELDS, report_on, reports_on
 from proj.ganeti.replies import LIST_FIELDS, read_list, read_query_result
 from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
 
@@ -152,6 +152,15 @@ WORDS = {
 def test_a_word_never_seen_is_named_and_recorded_nowhere() -> None:
     (item,) = read_list([list_row(status="ERROR_new")], READ)
     assert item == Unreadable("vm1", "row of the list: the state 'ERROR_new' is not known")
+
+
+@given(JSON, st.sampled_from(JOB_FIELDS))
+def test_whatever_a_job_holds_the_others_are_reported(value: Any, field: str) -> None:
+    good = row_of(**TICKET)
+    bad = row_of(**({"id": 7, "status": "success", "ops": [], "opresult": []} | {field: value}))
+    submitted = {18160: READ.not_before, 7: READ.not_before}
+    reports = list(reports_on([value, bad, good], submitted, READ.not_after))
+    assert reports[-1].observations[0].instance == "gousiosg-1"
 
 
 @given(JSON)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proj.backend import JobReport, Look, TryAgain, Verdict, Work
+from proj.backend import JobReport, Look, TryAgain, Unreadable, Verdict, Work
 from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Pass, Query
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation
@@ -41,6 +41,7 @@ class Memory:
     ended: dict[int, JobEnd] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     jobs: dict[int, str] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
     is_down: bool = False
     looks: int = 0
 
@@ -57,7 +58,7 @@ class Memory:
             for name, word in self.truth.items()
             if name not in self.hidden
         )
-        return Look(tuple(self.work), listed, (), interval)
+        return Look(tuple(self.work), listed, tuple(self.unreadable), interval)
 
     def submit_query(self, instance: str, *, limit: int) -> int:
         if self.is_down:

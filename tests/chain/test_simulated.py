@@ -1,0 +1,149 @@
+"""The commands and the workers on simulated clusters: plans, holds, fairness, the demo."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proj.inventory.models import Instance
+from proj.simulator.server import Cluster, Simulator
+from tests.commands import ROOT, add_cluster, manage
+from tests.environment import HOME, free_port, start, until
+from tests.fixtures.workers import Processes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Simulator]:
+    """Two clusters of ten instances."""
+    with Simulator(tmp_path, clusters=2, instances=10, job_seconds=0.02) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(simulator: Simulator, workers: Processes) -> Cluster:
+    """The first one, recorded in full."""
+    assert add_cluster(simulator.access("sim1")).code == 0
+    assert manage("reconcile", "--all").code == 0
+    return simulator["sim1"]
+
+
+def nth(cluster: Cluster, number: int) -> str:
+    return list(cluster.truth.instances)[number]
+
+
+def test_a_plan_names_each_change_with_its_rule_ends_with_3_and_writes_nothing(
+    cluster: Cluster,
+) -> None:
+    assert manage("reconcile", "--plan").code == 0
+    name = nth(cluster, 3)
+    cluster.truth.crash(name)
+    before = list(Instance.objects.order_by("pk").values())
+    done = manage("reconcile", "--plan", "--json")
+    assert done.code == 3, done.error
+    (report,) = done.json["passes"]
+    assert {(it["instance"], it["field"], it["to"], it["rule"]) for it in report["changes"]} == {
+        (name, "status", "STOPPED", "job-convicts"),
+        (name, "backend_status", "ERROR_down", "job-convicts"),
+    }
+    assert set(report["changes"][0]) == {
+        "instance", "field", "from", "to", "backend_status", "rule", "source", "job_id",
+    }  # fmt: skip
+    assert list(Instance.objects.order_by("pk").values()) == before
+
+
+def test_a_held_pass_ends_with_1_and_goes_through_when_it_is_approved(cluster: Cluster) -> None:
+    for name in list(cluster.truth.instances)[:6]:
+        cluster.truth.remove(name)
+    held = manage("reconcile", "--json")
+    assert held.code == 1
+    (report,) = held.json["passes"]
+    assert report["outcome"] == "held"
+    assert Instance.objects.filter(status="ACTIVE").count() == 10
+    approved = manage("approve", str(report["id"]))
+    assert approved.code == 0, approved.out + approved.error
+    assert Instance.objects.filter(status="DELETED").count() == 6
+    assert manage("approve", str(report["id"] + 1)).code == 2
+
+
+def test_instances_and_explain_tell_what_is_known_and_why(cluster: Cluster) -> None:
+    name = nth(cluster, 3)
+    cluster.truth.crash(name)
+    assert manage("reconcile").code == 0
+    rows = manage("instances", "--status", "STOPPED", "--json").json["instances"]
+    assert [(row["name"], row["backend_status"]) for row in rows] == [(name, "ERROR_down")]
+    explained = manage("explain", f"sim1/{name}", "--json").json
+    assert explained["recorded"]["status"] == "STOPPED"
+    assert explained["history"][0]["rule"] == "job-convicts"
+    assert explained["queries"][0]["job_id"] == explained["history"][0]["job_id"]
+    assert manage("explain", "sim1/nobody").code == 2
+
+
+def test_one_instance_is_reconciled_on_demand(cluster: Cluster) -> None:
+    name = nth(cluster, 3)
+    cluster.truth.crash(name)
+    done = manage("reconcile", "--instance", f"sim1/{name}", "--json")
+    assert done.code == 0, done.error
+    assert len(done.json["passes"][0]["changes"]) == 2
+    assert Instance.objects.get(name=name).status == "STOPPED"
+
+
+def test_a_hanging_cluster_holds_up_nobody(simulator: Simulator, cluster: Cluster) -> None:
+    simulator["sim2"].faults.hang = True
+    assert add_cluster(simulator.access("sim2")).code == 0
+    hanging = start(
+        sys.executable, "manage.py", "reconcile", "--cluster", "sim2",
+        log=HOME / "hanging.log", cwd=ROOT,
+    )  # fmt: skip
+    try:
+        cluster.truth.crash(nth(cluster, 3))
+        done = manage("reconcile", "--cluster", "sim1", timeout=20)
+        assert done.code == 0
+        assert hanging.poll() is None
+    finally:
+        hanging.kill()
+        hanging.wait()
+        simulator["sim2"].faults.hang = False
+
+
+def test_the_demo_mends_drift_and_stops_cleanly(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    environment = os.environ | {
+        "VAR_DIR": str(folder),
+        "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
+        "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "WEB_PORT": str(free_port()),
+        "FLOWER_PORT": str(free_port()),
+        "LOOK_PERIOD": "1",
+        "BEAT_PERIOD": "0.5",
+    }
+    folder.mkdir()
+    demo = subprocess.Popen(
+        [sys.executable, "manage.py", "demo", "--instances", "5", "--drift", "0.5"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: _has_mended(environment), "drift is mended", 90)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        out, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 0, out
+    assert "Traceback" not in out
+    assert str(folder) not in subprocess.run(
+        ["ps", "axwwe"], capture_output=True, text=True, check=True
+    ).stdout.replace("ps axwwe", "")
+
+
+def _has_mended(environment: dict[str, str]) -> bool:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "shell", "-v0", "-c",
+         "from proj.inventory.models import Transition;"
+         "print(Transition.objects.filter(rule='job-convicts').count())"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode == 0 and int(done.stdout.split()[-1]) > 0
