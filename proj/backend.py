@@ -3,10 +3,11 @@
 A backend only reads. Nothing here can start, stop, create or delete an instance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol
 
 from proj.observation import Interval, JobEnd, Observation
@@ -47,15 +48,36 @@ class Work:
     running: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Look:
-    """One cheap look at a whole cluster: the open jobs first, then all instances."""
+    """One cheap look at a whole cluster: the open jobs first, then all instances.
+
+    The list is read into observations only when somebody asks: a list with the digest of the
+    last one that agreed has nothing to tell.
+    """
 
     work: tuple[Work, ...]
-    listed: tuple[Observation, ...]
-    unreadable: tuple[Unreadable, ...]
     interval: Interval
     """From the first request's leaving to the last answer's arrival."""
+    size: int
+    """How many records the list has."""
+    digest: str
+    """Equal for equal lists."""
+    read: Callable[[], Iterable[Observation | Unreadable]]
+
+    @cached_property
+    def listed(self) -> tuple[Observation, ...]:
+        """Every instance of the list that could be read."""
+        return tuple(item for item in self._records if isinstance(item, Observation))
+
+    @cached_property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Every record that could not."""
+        return tuple(item for item in self._records if isinstance(item, Unreadable))
+
+    @cached_property
+    def _records(self) -> tuple[Observation | Unreadable, ...]:
+        return tuple(self.read())
 
 
 class Verdict(StrEnum):

@@ -105,8 +105,12 @@ STATIC_URL = "static/"
 REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
 
 LOOK_PERIOD = timedelta(seconds=env.float("LOOK_PERIOD", default=60.0))
-"""How often a cluster is looked at."""
-BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=5.0))
+"""Between two looks at a cluster where nothing changes."""
+LOOK_PERIOD_MIN = timedelta(
+    seconds=env.float("LOOK_PERIOD_MIN", default=LOOK_PERIOD.total_seconds() / 6)
+)
+"""Between two looks at one where something does."""
+BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=1.0))
 """How often beat asks which clusters are due."""
 GANETI_STATUSES = _statuses()
 """Words of Ganeti's that are to mean another status than by default."""

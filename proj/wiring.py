@@ -20,6 +20,7 @@ def tuning() -> Tuning:
     """Return the numbers of the engine, as set by the operator."""
     return Tuning(
         look_period=settings.LOOK_PERIOD.total_seconds(),
+        look_period_min=settings.LOOK_PERIOD_MIN.total_seconds(),
         gone_after=settings.GONE_AFTER.total_seconds(),
     )
 

@@ -28,6 +28,7 @@ def query_clusters() -> None:
     clusters = Cluster.objects.annotate(
         is_requested=Exists(requested), is_busy=Exists(opened) | Exists(unfinished)
     )
+    look.spread_herd(tuning(), at=at)
     due = Q(next_look_at=None) | Q(next_look_at__lte=at)
     for name in clusters.filter(due | Q(is_requested=True), paused=False).values_list(
         "name", flat=True
@@ -41,23 +42,21 @@ def query_clusters() -> None:
 @shared_task(name="tasks.query.query_cluster")
 def query_cluster(*, cluster: str) -> None:
     """Look at one cluster, select, and set the chain of polls going."""
-    row = Cluster.objects.filter(name=cluster).first()
-    if row is None:
-        return
-    if row.paused:
-        _refuse(row, f"{cluster} is paused: manage.py cluster resume {cluster}")
-        return
-    try:
-        backend = backend_of(row)
-    except Misconfigured as error:
-        Cluster.objects.filter(pk=row.pk).update(last_error=str(error))
-        _refuse(row, str(error))
-        return
-    with look.lease(row, tuning(), at=now()) as mine:
-        if mine:
-            row.refresh_from_db()
-            look.look_at(row, backend, policy_of(row), tuning(), now)
-    if queries.is_busy(row):
+    with look.lease(cluster, tuning(), at=now()) as held:
+        if held is None:
+            return
+        row = held.cluster
+        if row.paused:
+            _refuse(row, f"{cluster} is paused: manage.py cluster resume {cluster}")
+            return
+        try:
+            backend = backend_of(row)
+        except Misconfigured as error:
+            held.values = {"last_error": str(error)}
+            _refuse(row, str(error))
+            return
+        is_open = look.look_at(held, backend, policy_of(row), tuning(), now)
+    if is_open:
         issue_jobs.delay(cluster=cluster)
 
 

@@ -1,17 +1,20 @@
 """A Ganeti cluster as a backend: look, query, poll. It reads and never acts."""
 
+import marshal
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import JobReport, Look, SaysNothing, Unreadable
+from proj.backend import JobReport, Look, SaysNothing
 from proj.ganeti import jobs, replies
 from proj.ganeti.client import PROBE_TIMEOUT, Connection, connect
 from proj.ganeti.errors import NOT_FOUND, sorted_errors
 from proj.ganeti.states import STATUS_OF_WORD
-from proj.observation import Interval, JobEnd, Observation, Status
+from proj.observation import Interval, JobEnd, Status
 
 LABEL = "reconciliation"
 """Ganeti counts a rate limit by its label: it must never change from job to job."""
@@ -43,12 +46,12 @@ class GanetiBackend:
             work = tuple(replies.read_work(queue))
         rows = self._query("instance", replies.LIST_FIELDS, None)
         interval = Interval(begun, self._clock())
-        read = list(replies.read_list(rows, interval, self._statuses))
         return Look(
             work=work,
-            listed=tuple(item for item in read if isinstance(item, Observation)),
-            unreadable=tuple(item for item in read if isinstance(item, Unreadable)),
             interval=interval,
+            size=len(rows),
+            digest=_digest(rows),
+            read=partial(replies.read_list, rows, interval, self._statuses),
         )
 
     def submit_query(self, instance: str, *, limit: int) -> int:
@@ -108,6 +111,11 @@ class GanetiBackend:
 
     def _sorted(self) -> Any:
         return sorted_errors(self._connection.name, self._connection.where)
+
+
+def _digest(rows: list[Any]) -> str:
+    # Version 2 of the format writes equal values alike, whatever objects hold them.
+    return blake2b(marshal.dumps(rows, 2), digest_size=32).hexdigest()
 
 
 def _any_of(job_ids: Any) -> list[Any]:

@@ -50,6 +50,9 @@ class Cluster(models.Model):
         help_text="every instance is to be confirmed by a job at least this often"
     )
 
+    pace = models.FloatField(
+        null=True, blank=True, help_text="seconds between two looks: faster while things change"
+    )
     next_look_at = models.DateTimeField(null=True, blank=True)
     look_until = models.DateTimeField(
         null=True, blank=True, help_text="until when the present look owns this cluster"

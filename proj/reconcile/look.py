@@ -1,135 +1,135 @@
-"""Look at a whole cluster, then select: what to record, what to ask, what to hold."""
+"""Look at a whole cluster: one look at a time, in two requests, and settle what it shows."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import F, Q
-from django.db.models.functions import Coalesce
+from django.db.models import Count, Q, Sum
 
 from proj.backend import Backend, BackendError, Look, Misconfigured
-from proj.inventory.models import Cluster, Instance, Pass, Query, Transition
-from proj.observation import Interval, JobEnd, Status
+from proj.inventory.models import Cluster, Instance, Pass
+from proj.observation import JobEnd
 from proj.reconcile import brake, passes
 from proj.reconcile.apply import Context, apply
-from proj.reconcile.decide import (
-    Absence,
-    Action,
-    Decision,
-    Ended,
-    Policy,
-    Recorded,
-    Rule,
-    Seen,
-    Working,
-    decide,
-    trail,
+from proj.reconcile.decide import Action, Policy, Rule
+from proj.reconcile.select import (
+    Selection,
+    due_for_audit,
+    mass_change,
+    passes_freely,
+    questions,
+    select,
 )
-from proj.reconcile.rows import looked_of, recorded_of, to_json
 from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
 
+HERD = 10
+"""Fewer clusters than these may be looked at all at once."""
+
+FASTER, SLOWER = 0.5, 1.5
+"""By what the pace changes after a look that had news, and after one that had none."""
+
 
 @dataclass(slots=True)
-class Selection:
-    """What one look came to: a decision for every instance seen or missed."""
+class Lease:
+    """The right to look at a cluster, and what the look leaves in the cluster's row."""
 
-    decided: dict[str, tuple[Seen, Decision, Recorded | None]] = field(default_factory=dict)
-
-    def names(self, action: Action) -> list[str]:
-        """Return the instances for which ``action`` was decided."""
-        return [name for name, (_, it, _) in self.decided.items() if it.action is action]
-
-    def rules(self) -> set[Rule]:
-        """Return every rule that fired for something other than agreement."""
-        return {it.rule for _, it, _ in self.decided.values() if it.action is not Action.NOTHING}
+    cluster: Cluster
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
-def lease(cluster: Cluster, tuning: Tuning, *, at: datetime) -> Iterator[bool]:
-    """Be the only look at this cluster for a while; False when another one is at work."""
+def lease(name: str, tuning: Tuning, *, at: datetime) -> Iterator[Lease | None]:
+    """Be the only look at this cluster for a while; None when another one is at work."""
     until = at + timedelta(seconds=tuning.look_lease)
     free = Q(look_until=None) | Q(look_until__lt=at)
-    mine = bool(Cluster.objects.filter(free, pk=cluster.pk).update(look_until=until))
+    if not Cluster.objects.filter(free, name=name).update(look_until=until):
+        yield None
+        return
+    held = Lease(Cluster.objects.get(name=name))
     try:
-        yield mine
+        yield held
     finally:
-        if mine:
-            Cluster.objects.filter(pk=cluster.pk, look_until=until).update(look_until=None)
+        mine = Cluster.objects.filter(pk=held.cluster.pk, look_until=until)
+        mine.update(look_until=None, **held.values)
 
 
-def look_at(cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock) -> bool:
+def look_at(held: Lease, backend: Backend, policy: Policy, tuning: Tuning, now: Clock) -> bool:
     """Take up what is due for this cluster: a requested pass, a second list, the periodic look.
 
-    The caller holds the lease. A failed request closes or defers the pass and is recorded with
-    the cluster.
+    A failed request closes or defers the pass and is recorded with the cluster.
 
     Returns:
-        Whether instances now wait to be asked about.
+        Whether a pass is open now, so that something is to be awaited.
     """
+    cluster = held.cluster
     pass_of = _due(cluster, at=now())
     if pass_of is None:
         return False
+    known = _known(cluster)
     try:
         if cluster.failures:
             backend.version()
         look = backend.look()
-        ends = _ends(cluster, backend, look)
+        ends = _ends(cluster, backend, look) if known["working"] else {}
     except BackendError as error:
-        _failed(cluster, pass_of, error, tuning, at=now())
+        held.values = _failed(cluster, pass_of, error, tuning, at=now())
         return False
-    selection = select(cluster, look, ends, policy)
-    _settle(cluster, pass_of, look, selection, policy, tuning, at=now())
-    return True
+    at = now()
+    audit = due_for_audit(cluster, tuning, at=at)
+    agreed = (cluster.agreed_digest, cluster.agreed_versions)
+    is_stable = (
+        agreed == (look.digest, known["versions"])
+        and not (look.work or known["working"] or audit)
+        and pass_of.kind == Pass.Kind.SWEEP
+    )
+    if is_stable and pass_of.pk is None:
+        held.values = _looked(cluster, look, tuning, is_news=False, at=at)
+        return False
+    selection = Selection() if is_stable else select(cluster, look, ends, policy)
+    return _settle(held, pass_of, look, selection, audit, policy, tuning, at=at)
 
 
-def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Policy) -> Selection:
-    """Decide for every instance that the look saw, or that it missed."""
-    rows = {row.name: row for row in Instance.objects.filter(cluster=cluster)}
-    looked = looked_of(cluster)
-    recorded = {name: recorded_of(row, looked) for name, row in rows.items()}
-    selection = Selection()
-
-    def weigh(name: str, seen: Seen) -> None:
-        known = recorded.get(name)
-        selection.decided[name] = (seen, decide(known, seen, policy), known)
-
-    working = {work.instance: work for work in look.work}
-    for observation in look.listed:
-        weigh(observation.instance, observation)
-    complete = all(record.instance is not None for record in look.unreadable)
-    seen_names = {o.instance for o in look.listed} | {u.instance for u in look.unreadable}
-    if complete:
-        for name in recorded.keys() - seen_names:
-            weigh(name, Absence(by_name=False, interval=look.interval))
-    for name, work in working.items():
-        weigh(name, Working(work.operation, work.job_id, look.interval))
-    for name, known in recorded.items():
-        operation = known.memory.operation
-        if operation is None or operation.job_id is None or name in working:
-            continue
-        end = ends.get(operation.job_id)
-        if end is not None:
-            weigh(name, Ended(operation.name, operation.job_id, end, look.interval))
-    return selection
+def spread_herd(tuning: Tuning, *, at: datetime) -> None:
+    """Give clusters that nobody looked at for a whole period, as after a restart, turns apart."""
+    long_ago = at - timedelta(seconds=tuning.look_period)
+    herd = list(Cluster.objects.filter(next_look_at__lt=long_ago, paused=False))
+    if len(herd) < HERD:
+        return
+    for cluster in herd:
+        cluster.next_look_at = at + timedelta(seconds=random.random() * tuning.look_period)
+    Cluster.objects.bulk_update(herd, ["next_look_at"], batch_size=500)
 
 
 def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
     """Return the pass to carry on with: open, requested or periodic, in this order."""
-    sweeps = Pass.objects.filter(cluster=cluster).exclude(kind=Pass.Kind.REQUERY)
-    opened = sweeps.filter(state=Pass.State.OPEN).first()
-    if opened is not None:
-        return opened if opened.relook_at is not None and opened.relook_at <= at else None
-    ready = Q(not_until=None) | Q(not_until__lte=at)
-    requested = sweeps.filter(ready, state=Pass.State.REQUESTED).order_by("id").first()
-    if requested is not None:
-        return requested
+    unfinished = (
+        Pass.objects.filter(cluster=cluster)
+        .exclude(state=Pass.State.CLOSED)
+        .exclude(kind=Pass.Kind.REQUERY)
+        .select_related("cluster")
+    )
+    for pass_of in sorted(unfinished, key=lambda it: (it.state != Pass.State.OPEN, it.pk)):
+        if pass_of.state == Pass.State.OPEN:
+            is_due = pass_of.relook_at is not None and pass_of.relook_at <= at
+            return pass_of if is_due else None
+        if pass_of.not_until is None or pass_of.not_until <= at:
+            return pass_of
     if cluster.next_look_at is None or cluster.next_look_at <= at:
         return Pass(cluster=cluster, kind=Pass.Kind.SWEEP, requested_at=at)
     return None
+
+
+def _known(cluster: Cluster) -> dict[str, int]:
+    """Return what tells by one statement whether any row changed since the last look."""
+    found = Instance.objects.filter(cluster=cluster).aggregate(
+        versions=Sum("version"), working=Count("pk", filter=~Q(operation=""))
+    )
+    return {"versions": found["versions"] or 0, "working": found["working"]}
 
 
 def _ends(cluster: Cluster, backend: Backend, look: Look) -> Mapping[int, JobEnd]:
@@ -146,142 +146,134 @@ def _ends(cluster: Cluster, backend: Backend, look: Look) -> Mapping[int, JobEnd
 
 def _failed(
     cluster: Cluster, pass_of: Pass, error: BackendError, tuning: Tuning, *, at: datetime
-) -> None:
+) -> dict[str, Any]:
     failures = cluster.failures + 1
     wait = passes.backoff(
         failures, base=tuning.retry_base, cap=tuning.retry_cap, jitter=random.random()
     )
-    Cluster.objects.filter(pk=cluster.pk).update(
-        failures=F("failures") + 1,
-        last_error=str(error),
-        next_look_at=at + max(wait, timedelta(seconds=tuning.look_period)),
-    )
-    if pass_of.pk is None:
-        return
-    attempts = pass_of.attempts + 1
-    if isinstance(error, Misconfigured) or attempts >= tuning.pass_attempts:
-        passes.fail(pass_of, str(error), at=at)
-        return
-    Pass.objects.filter(pk=pass_of.pk).update(attempts=attempts, not_until=at + wait)
-    if pass_of.relook_at is not None:
-        Pass.objects.filter(pk=pass_of.pk).update(relook_at=at + wait)
+    if pass_of.pk is not None:
+        attempts = pass_of.attempts + 1
+        if isinstance(error, Misconfigured) or attempts >= tuning.pass_attempts:
+            passes.fail(pass_of, str(error), at=at)
+        else:
+            again = {"relook_at": at + wait} if pass_of.relook_at else {"not_until": at + wait}
+            Pass.objects.filter(pk=pass_of.pk).update(attempts=attempts, **again)
+    pause = max(wait, timedelta(seconds=tuning.look_period))
+    return {"failures": failures, "last_error": str(error), "next_look_at": at + pause}
+
+
+def _looked(
+    cluster: Cluster, look: Look, tuning: Tuning, *, is_news: bool, at: datetime
+) -> dict[str, Any]:
+    """Return what a look that succeeded leaves in the cluster's row."""
+    pace = (cluster.pace or tuning.look_period) * (FASTER if is_news else SLOWER)
+    pace = min(max(pace, tuning.look_period_min), tuning.look_period)
+    spread = 0.9 + random.random() * 0.2
+    return {
+        "failures": 0,
+        "last_error": "",
+        "pace": pace,
+        "next_look_at": at + timedelta(seconds=pace * spread),
+        "looked_not_before": look.interval.not_before,
+        "looked_not_after": look.interval.not_after,
+    }
 
 
 def _settle(
-    cluster: Cluster,
+    held: Lease,
     pass_of: Pass,
     look: Look,
     selection: Selection,
+    audit: list[str],
+    policy: Policy,
+    tuning: Tuning,
+    *,
+    at: datetime,
+) -> bool:
+    cluster = held.cluster
+    mass = mass_change(selection, look, tuning.limits)
+    asked = [] if mass else questions(pass_of, look, selection, audit, at=at)
+    is_news = bool(mass or asked or look.unreadable or selection.is_news())
+    held.values = _looked(cluster, look, tuning, is_news=is_news, at=at)
+    if pass_of.plan:
+        # A plan leaves nothing behind by which later decisions would change.
+        del held.values["looked_not_before"], held.values["looked_not_after"]
+    if mass is not None and mass.fingerprint != pass_of.fingerprint:
+        _hold(pass_of, look, selection, mass, policy, tuning, at=at)
+        return False
+    if mass is not None:
+        asked = questions(pass_of, look, selection, audit, at=at)
+    if not is_news and pass_of.pk is None:
+        held.values |= _agreement(cluster, look, selection)
+        return False
+    _open(pass_of, look, selection, at=at)
+    if pass_of.plan:
+        _plan(pass_of, selection)
+    else:
+        context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
+        _carry_out(cluster, selection, context)
+    for question in asked:
+        passes.ask(pass_of, question.names, lane=question.lane, by_name=question.by_name)
+    _schedule_relook(pass_of, selection, tuning, at=at)
+    passes.close_finished(cluster, at=at)
+    return True
+
+
+def _agreement(cluster: Cluster, look: Look, selection: Selection) -> dict[str, Any]:
+    if not selection.agrees():
+        return {}
+    return {"agreed_digest": look.digest, "agreed_versions": _known(cluster)["versions"]}
+
+
+def _hold(
+    pass_of: Pass,
+    look: Look,
+    selection: Selection,
+    mass: brake.Held,
     policy: Policy,
     tuning: Tuning,
     *,
     at: datetime,
 ) -> None:
-    held = _held(pass_of, look, selection, tuning)
-    wanted = _wanted(cluster, pass_of, look, selection, tuning, at=at)
-    news = held or wanted or pass_of.pk or selection.rules() or look.unreadable
-    if news:
-        _open(pass_of, look, selection, at=at)
-    if held is not None:
-        passes.hold(pass_of, held.reason, held.fingerprint, at=at)
-        _release(cluster, tuning, None, at=at)
+    """Hold the pass, except for what takes nothing away."""
+    free = Selection(
+        {name: it for name, it in selection.decided.items() if passes_freely(it[0], it[1])}
+    )
+    is_periodic = pass_of.pk is None
+    if is_periodic and _is_held_already(pass_of.cluster, mass) and not free.decided:
         return
+    _open(pass_of, look, selection, at=at)
     if not pass_of.plan:
         context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
-        for name, (seen, decision, _) in selection.decided.items():
-            if decision.action in (Action.RECORD, Action.REMEMBER) or decision.memory is not None:
-                apply(cluster, name, seen, context)
-    else:
-        planned = [
-            change
-            for name, (seen, decision, _) in selection.decided.items()
-            if decision.action is Action.RECORD
-            for change in changes_json(name, seen, decision, pass_of.kind)
-        ]
-        Pass.objects.filter(pk=pass_of.pk).update(planned=planned)
-    for lane, names, by_name in wanted:
-        passes.ask(pass_of, names, lane=lane, by_name=by_name)
-    if news:
-        _schedule_relook(pass_of, selection, tuning, at=at)
-        passes.close_finished(cluster, at=at)
-    _release(cluster, tuning, None if pass_of.plan else look.interval, at=at)
+        _carry_out(pass_of.cluster, free, context)
+    passes.hold(pass_of, mass.reason, mass.fingerprint, at=at)
 
 
-def _held(pass_of: Pass, look: Look, selection: Selection, tuning: Tuning) -> brake.Held | None:
-    known = listed = 0
-    deleted, stopped = [], []
-    for name, (seen, decision, recorded) in selection.decided.items():
-        # One that Ganeti never showed, like a build that failed, cannot vanish.
-        if recorded is None or not recorded.backend_status:
-            continue
-        known += 1
-        if isinstance(seen, Absence):
-            if decision.rule in (Rule.MISSING_ONCE, Rule.MISSING_TWICE):
-                deleted.append(name)
-        elif (
-            recorded.status is Status.ACTIVE
-            and decision.action in (Action.ASK, Action.RECORD)
-            and getattr(seen, "status", None) is Status.STOPPED
-        ):
-            stopped.append(name)
-    listed = len(look.listed) + len(look.unreadable) + len(look.work)
-    held = brake.hold(
-        known=known, listed=listed, deleted=deleted, stopped=stopped, limits=tuning.limits
-    )
-    if held is not None and held.fingerprint == pass_of.fingerprint:
-        return None
-    return held
+def _is_held_already(cluster: Cluster, mass: brake.Held) -> bool:
+    last = Pass.objects.filter(cluster=cluster, state=Pass.State.CLOSED).first()
+    return last is not None and last.fingerprint == mass.fingerprint
 
 
-def _wanted(
-    cluster: Cluster,
-    pass_of: Pass,
-    look: Look,
-    selection: Selection,
-    tuning: Tuning,
-    *,
-    at: datetime,
-) -> list[tuple[Query.Lane, list[str], bool]]:
-    suspects = selection.names(Action.ASK)
-    wanted = [
-        (Query.Lane.SUSPECT, suspects, False),
-        (Query.Lane.SUSPECT, selection.names(Action.ASK_BY_NAME), True),
+def _carry_out(cluster: Cluster, selection: Selection, context: Context) -> None:
+    for name, (seen, decision, _) in selection.decided.items():
+        if decision.action in (Action.RECORD, Action.REMEMBER) or decision.memory is not None:
+            apply(cluster, name, seen, context)
+
+
+def _plan(pass_of: Pass, selection: Selection) -> None:
+    planned = [
+        change
+        for name, (seen, decision, _) in selection.decided.items()
+        if decision.action is Action.RECORD
+        for change in passes.changes_json(name, seen, decision, pass_of.kind)
     ]
-    if pass_of.looks == 0:
-        asked = set(suspects)
-        if pass_of.kind == Pass.Kind.ALL:
-            rest = [o.instance for o in look.listed if o.instance not in asked]
-        else:
-            rest = [name for name in _audit(cluster, tuning, at=at) if name not in asked]
-        wanted.append((Query.Lane.AUDIT, rest, False))
-    return [(lane, names, by_name) for lane, names, by_name in wanted if names]
-
-
-def _audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:
-    """Return those whose turn it is to be confirmed, oldest first, within the hourly budget."""
-    spent = Query.objects.filter(
-        cluster=cluster, lane=Query.Lane.AUDIT, submitted_at__gt=at - timedelta(hours=1)
-    ).count()
-    per_look = max(1, round(cluster.jobs_per_hour * tuning.look_period / 3600))
-    budget = min(per_look, cluster.jobs_per_hour - spent)
-    if budget <= 0:
-        return []
-    due = Q(confirmed_at=None) | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
-    waiting = Query.objects.filter(cluster=cluster, state__in=Query.UNFINISHED)
-    return list(
-        Instance.objects.filter(due, cluster=cluster)
-        .filter(Q(ask_after=None) | Q(ask_after__lte=at))
-        .exclude(status=Status.DELETED)
-        .exclude(name__in=waiting.values("instance"))
-        .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)))
-        .values_list("name", flat=True)[:budget]
-    )
+    Pass.objects.filter(pk=pass_of.pk).update(planned=planned)
 
 
 def _open(pass_of: Pass, look: Look, selection: Selection, *, at: datetime) -> None:
     pass_of.state = Pass.State.OPEN
     pass_of.started_at = pass_of.started_at or at
-    pass_of.listed = len(look.listed)
+    pass_of.listed = look.size
     pass_of.suspects += len(selection.names(Action.ASK)) + len(selection.names(Action.ASK_BY_NAME))
     pass_of.looks += 1
     pass_of.relook_at = None
@@ -314,44 +306,3 @@ def _schedule_relook(pass_of: Pass, selection: Selection, tuning: Tuning, *, at:
     else:
         return
     Pass.objects.filter(pk=pass_of.pk).update(relook_at=at + timedelta(seconds=wait))
-
-
-def _release(cluster: Cluster, tuning: Tuning, looked: Interval | None, *, at: datetime) -> None:
-    spread = 0.9 + random.random() * 0.2
-    values: dict[str, object] = {
-        "failures": 0,
-        "last_error": "",
-        "next_look_at": at + timedelta(seconds=tuning.look_period * spread),
-    }
-    if looked is not None:
-        values |= {
-            "looked_not_before": looked.not_before,
-            "looked_not_after": looked.not_after,
-        }
-    Cluster.objects.filter(pk=cluster.pk).update(**values)
-
-
-def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list[dict[str, object]]:
-    """Return the changes of a decision in the shape of the outside contract."""
-    return [
-        {
-            "instance": name,
-            "field": change.field,
-            "from": to_json(change.before),
-            "to": to_json(change.after),
-            "backend_status": getattr(seen, "backend_status", None) or "",
-            "rule": decision.rule,
-            "source": source,
-            "job_id": getattr(seen, "job_id", None),
-        }
-        for change in trail(decision)
-    ]
-
-
-def stopped_or_deleted(pass_of: Pass) -> Mapping[str, int]:
-    """Count what this pass has taken out of service or out of existence so far."""
-    changes = Transition.objects.filter(pass_of=pass_of, field="status")
-    return {
-        "deleted": changes.filter(after=Status.DELETED).count(),
-        "stopped": changes.filter(before=Status.ACTIVE, after=Status.STOPPED).count(),
-    }

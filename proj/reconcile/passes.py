@@ -1,6 +1,6 @@
 """A pass from its request to its outcome."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,6 +8,9 @@ from django.db import transaction
 from django.db.models import Count, Q
 
 from proj.inventory.models import Cluster, Pass, Query, Transition
+from proj.observation import Status
+from proj.reconcile.decide import Decision, Seen, trail
+from proj.reconcile.rows import to_json
 
 
 def request(
@@ -155,6 +158,32 @@ def describe(pass_of: Pass) -> dict[str, Any]:
         "findings": pass_of.findings,
         "error": pass_of.error,
         "changes": changes_of(pass_of),
+    }
+
+
+def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list[dict[str, object]]:
+    """Return the changes of a decision in the shape of the outside contract."""
+    return [
+        {
+            "instance": name,
+            "field": change.field,
+            "from": to_json(change.before),
+            "to": to_json(change.after),
+            "backend_status": getattr(seen, "backend_status", None) or "",
+            "rule": decision.rule,
+            "source": source,
+            "job_id": getattr(seen, "job_id", None),
+        }
+        for change in trail(decision)
+    ]
+
+
+def stopped_or_deleted(pass_of: Pass) -> Mapping[str, int]:
+    """Count what this pass has taken out of service or out of existence so far."""
+    changes = Transition.objects.filter(pass_of=pass_of, field="status")
+    return {
+        "deleted": changes.filter(after=Status.DELETED).count(),
+        "stopped": changes.filter(before=Status.ACTIVE, after=Status.STOPPED).count(),
     }
 
 

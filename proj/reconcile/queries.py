@@ -14,7 +14,6 @@ from proj.observation import Interval, Observation
 from proj.reconcile import brake, passes
 from proj.reconcile.apply import Context, KeepsChanging, apply, weigh
 from proj.reconcile.decide import Absence, Action, Decision, Policy, Recorded, Rule
-from proj.reconcile.look import changes_json, stopped_or_deleted
 from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
@@ -89,7 +88,7 @@ def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decis
     if pass_of.plan:
         decision = weigh(cluster, query.instance, seen, policy)
         changes = (
-            changes_json(query.instance, seen, decision, pass_of.kind)
+            passes.changes_json(query.instance, seen, decision, pass_of.kind)
             if decision.action is Action.RECORD
             else []
         )
@@ -140,7 +139,7 @@ def _brake_allows(
     status = next((c for c in decision.changes if c.field == "status"), None)
     if status is None or status.after not in ("STOPPED", "DELETED"):
         return True
-    gone = stopped_or_deleted(pass_of)
+    gone = passes.stopped_or_deleted(pass_of)
     known = Instance.objects.filter(cluster=pass_of.cluster).exclude(status="DELETED").count()
     limits = tuning.limits
     if status.after == "DELETED":

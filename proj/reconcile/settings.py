@@ -12,6 +12,9 @@ class Tuning:
     """How patient, how careful and how fast the engine is. All times in seconds."""
 
     look_period: float = 60.0
+    """Between two looks at a cluster where nothing changes."""
+    look_period_min: float = 10.0
+    """Between two looks at one where something does."""
     look_lease: float = 180.0
     """A look that has not ended by then is taken for dead."""
     poll_interval: float = 0.25

@@ -58,7 +58,12 @@ class Memory:
             for name, word in self.truth.items()
             if name not in self.hidden
         )
-        return Look(tuple(self.work), listed, tuple(self.unreadable), interval)
+        records = [*listed, *self.unreadable]
+        digest = str([(item.instance, item.backend_status, item.configuration) for item in listed])
+        return Look(
+            tuple(self.work), interval, len(records), f"{hash(digest):x}{len(records)}",
+            lambda: records,
+        )  # fmt: skip
 
     def submit_query(self, instance: str, *, limit: int) -> int:
         if self.is_down:
@@ -116,10 +121,10 @@ class Engine:
 
     def look(self) -> None:
         """Take what is due."""
-        with look.lease(self.cluster, self.tuning, at=self.clock()) as mine:
-            assert mine
-            self.cluster.refresh_from_db()
-            look.look_at(self.cluster, self.backend, self.policy, self.tuning, self.clock)
+        with look.lease(self.cluster.name, self.tuning, at=self.clock()) as held:
+            assert held is not None
+            look.look_at(held, self.backend, self.policy, self.tuning, self.clock)
+        self.cluster.refresh_from_db()
 
     def step(self) -> None:
         """One step of the chain, and the reconcile tasks that it calls."""

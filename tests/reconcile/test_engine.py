@@ -214,7 +214,7 @@ def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     assert dropped
     assert ten.recorded()["vm3"] == "ACTIVE running"
     ten.clock.wait(40)
-    ten.settle()
+    ten.step()
     asked.refresh_from_db()
     assert asked.outcome == "reconciled"
     assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
