@@ -59,7 +59,7 @@ class GanetiBackend:
         reason = f"rate-limit:{limit}:{LABEL}"
         job_id = self._call(lambda client: client.GetInstanceInfo(instance, reason=reason))
         with self._sorted():
-            return int(job_id)
+            return replies.job_id_of(job_id)
 
     def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Read all these jobs by one request."""
@@ -79,7 +79,7 @@ class GanetiBackend:
                 if end is not None:
                     ends[end[0]] = end[1]
                 elif values["status"] is not None:
-                    ends.pop(int(values["id"]), None)
+                    ends.pop(replies.job_id_of(values["id"]), None)
         return ends
 
     def exists(self, instance: str) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from proj.backend import JobReport, Unreadable, Verdict
-from proj.ganeti.replies import read_fields, read_query_result
+from proj.ganeti.replies import job_id_of, read_fields, read_query_result
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation, Status
 
@@ -35,7 +35,7 @@ def reports_on(
 
 def _id_in(row: Any) -> int:
     try:
-        return int(row[0][1])
+        return job_id_of(row[0][1])
     except (ValueError, TypeError, KeyError, IndexError):
         return -1
 
@@ -52,9 +52,7 @@ def report_on(
         ValueError: the row is not of the shape that was asked for.
     """
     values = read_fields(row, JOB_FIELDS)
-    if values["id"] is None:
-        raise ValueError("a job without an id")
-    job_id = int(values["id"])
+    job_id = job_id_of(values["id"])
     interval = Interval(submitted[job_id], answered)
     match values["status"]:
         case None:
@@ -80,9 +78,9 @@ def end_of(row: Any) -> tuple[int, JobEnd] | None:
     values = read_fields(row, END_FIELDS)
     match values["status"]:
         case "success":
-            return int(values["id"]), JobEnd.SUCCESS
+            return job_id_of(values["id"]), JobEnd.SUCCESS
         case "error" | "canceled":
-            return int(values["id"]), JobEnd.FAILED
+            return job_id_of(values["id"]), JobEnd.FAILED
         case _:
             return None
 

@@ -107,7 +107,7 @@ def read_work(rows: Sequence[Any]) -> Iterator[Work]:
             match = _WORK.fullmatch(summary) if isinstance(summary, str) else None
             if match and match[1] not in _READS_ONLY:
                 yield Work(
-                    job_id=int(values["id"]),
+                    job_id=job_id_of(values["id"]),
                     instance=match[2],
                     operation=match[1],
                     running=values["status"] == "running",
@@ -117,6 +117,19 @@ def read_work(rows: Sequence[Any]) -> Iterator[Work]:
 def read_fields(row: Any, fields: Sequence[str]) -> dict[str, Any]:
     """Return the values of one row by name; one that does not count is None."""
     return _values(row, fields)
+
+
+def job_id_of(value: Any) -> int:
+    """Read a job's id: a number, or its digits as masters before 2.7 sent it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{str(value)[:50]!r} is no job id")
+    return value
 
 
 def _values(row: Any, fields: Sequence[str]) -> dict[str, Any]:

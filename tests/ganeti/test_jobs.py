@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proj.backend import JobReport, Unreadable, Verdict
@@ -155,6 +155,7 @@ def test_a_word_never_seen_is_named_and_recorded_nowhere() -> None:
 
 
 @given(JSON, st.sampled_from(JOB_FIELDS))
+@example(float("inf"), "id")
 def test_whatever_a_job_holds_the_others_are_reported(value: Any, field: str) -> None:
     good = row_of(**TICKET)
     bad = row_of(**({"id": 7, "status": "success", "ops": [], "opresult": []} | {field: value}))
