@@ -65,6 +65,7 @@ def _configure(sender: Celery, **_: Any) -> None:
     )
 
 
+app.autodiscover_tasks(["tasks"], related_name="follow")
 app.autodiscover_tasks(["tasks"], related_name="query")
 app.autodiscover_tasks(["tasks"], related_name="reconcile")
 app.autodiscover_tasks(["tasks"], related_name="requery")

@@ -110,6 +110,8 @@ LOOK_PERIOD_MIN = timedelta(
     seconds=env.float("LOOK_PERIOD_MIN", default=LOOK_PERIOD.total_seconds() / 6)
 )
 """Between two looks at one where something does."""
+FOLLOW_PERIOD = timedelta(seconds=env.float("FOLLOW_PERIOD", default=1.5))
+"""Between two readings of a cluster's job queue."""
 BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=1.0))
 """How often beat asks which clusters are due."""
 GANETI_STATUSES = _statuses()

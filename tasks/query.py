@@ -1,5 +1,6 @@
 """Look at clusters, issue query jobs and await them."""
 
+from datetime import datetime
 from functools import partial
 
 from celery import shared_task
@@ -10,11 +11,12 @@ from proj.backend import Misconfigured
 from proj.clock import now
 from proj.inventory.models import Cluster, Pass, Query
 from proj.reconcile import look, passes, queries
+from proj.reconcile.leases import lease
 from proj.wiring import backend_of, policy_of, tuning
 from tasks.reconcile import reconcile_instance
 
 IDLE_INTERVAL = 1.0
-"""Seconds between two steps when nothing is in flight."""
+"""Seconds between two steps when all that is left waits for its time."""
 
 
 @shared_task(name="tasks.query.query_clusters")
@@ -42,7 +44,7 @@ def query_clusters() -> None:
 @shared_task(name="tasks.query.query_cluster")
 def query_cluster(*, cluster: str) -> None:
     """Look at one cluster, select, and set the chain of polls going."""
-    with look.lease(cluster, tuning(), at=now()) as held:
+    with lease(cluster, "look", tuning().look_lease, at=now()) as held:
         if held is None:
             return
         row = held.cluster
@@ -52,10 +54,10 @@ def query_cluster(*, cluster: str) -> None:
         try:
             backend = backend_of(row)
         except Misconfigured as error:
-            held.values = {"last_error": str(error)}
+            held.values = look.misconfigured(error, tuning(), at=now())
             _refuse(row, str(error))
             return
-        is_open = look.look_at(held, backend, policy_of(row), tuning(), now)
+        is_open = look.look_at(held, backend, policy_of(row), tuning(), now, chain)
     if is_open:
         issue_jobs.delay(cluster=cluster)
 
@@ -66,56 +68,33 @@ def issue_jobs(*, cluster: str) -> None:
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    if queries.take_chain(row, at=now()):
-        _advance(row)
-    else:
+    mine = queries.take_chain(row, tuning(), at=now())
+    if mine is not None:
+        _advance(row, mine)
+        return
+    try:
         queries.submit_only(row, backend_of(row), tuning(), now)
+    except Misconfigured:
+        # The chain that is alive meets the same, and says so.
+        return
 
 
 @shared_task(name="tasks.query.await_jobs")
-def await_jobs(*, cluster: str) -> None:
-    """One step of a cluster's chain: poll, issue, and call the next step."""
+def await_jobs(*, cluster: str, until: str) -> None:
+    """One step of a cluster's chain: poll, issue, and call the next step.
+
+    ``until`` is the token by which a step knows that the chain is still this one.
+    """
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    queries.keep_chain(row, at=now())
-    _advance(row)
+    mine = queries.keep_chain(row, datetime.fromisoformat(until), tuning(), at=now())
+    if mine is not None:
+        _advance(row, mine)
 
 
-def _advance(row: Cluster) -> None:
-    try:
-        backend = backend_of(row)
-    except Misconfigured as error:
-        _refuse(row, str(error))
-        queries.end_chain(row)
-        return
-    queries.step(row, backend, tuning(), now, _chain)
-    if queries.relook_is_due(row, at=now()):
-        query_cluster.delay(cluster=row.name)
-    if not queries.is_busy(row):
-        queries.end_chain(row)
-        # A request that came between the two lines above saw a living chain.
-        if not (queries.is_busy(row) and queries.take_chain(row, at=now())):
-            return
-    await_jobs.apply_async(kwargs={"cluster": row.name}, countdown=_pause(row))
-
-
-def _pause(row: Cluster) -> float:
-    row.refresh_from_db(fields=["failures"])
-    if row.failures:
-        return min(10.0, 0.5 * 2.0**row.failures)
-    active = Query.objects.filter(
-        cluster=row, state__in=(*Query.IN_FLIGHT, Query.State.PENDING), not_until=None
-    )
-    return tuning().poll_interval if active.exists() else IDLE_INTERVAL
-
-
-def _refuse(row: Cluster, error: str) -> None:
-    for pass_of in Pass.objects.filter(cluster=row).exclude(state=Pass.State.CLOSED):
-        passes.fail(pass_of, error, at=now())
-
-
-def _chain(query: Query) -> None:
+def chain(query: Query) -> None:
+    """Reconcile the instance of a query as soon as its answer is committed."""
     transaction.on_commit(
         partial(
             reconcile_instance.delay,
@@ -124,3 +103,38 @@ def _chain(query: Query) -> None:
             query=query.pk,
         )
     )
+
+
+def _advance(row: Cluster, mine: datetime) -> None:
+    try:
+        backend = backend_of(row)
+    except Misconfigured as error:
+        _refuse(row, str(error))
+        queries.end_chain(row, mine)
+        return
+    queries.step(row, backend, tuning(), now, chain)
+    if queries.relook_is_due(row, at=now()):
+        query_cluster.delay(cluster=row.name)
+    if not queries.is_busy(row):
+        queries.end_chain(row, mine)
+        # A request that came between the two lines above saw a living chain.
+        again = queries.take_chain(row, tuning(), at=now()) if queries.is_busy(row) else None
+        if again is None:
+            return
+        mine = again
+    await_jobs.apply_async(
+        kwargs={"cluster": row.name, "until": mine.isoformat()}, countdown=_pause(row)
+    )
+
+
+def _pause(row: Cluster) -> float:
+    row.refresh_from_db(fields=["query_failures"])
+    if row.query_failures:
+        return min(10.0, 0.5 * 2.0**row.query_failures)
+    active = Query.objects.filter(cluster=row, state__in=Query.UNFINISHED, not_until=None)
+    return tuning().poll_interval if active.exists() else IDLE_INTERVAL
+
+
+def _refuse(row: Cluster, error: str) -> None:
+    for pass_of in Pass.objects.filter(cluster=row).exclude(state=Pass.State.CLOSED):
+        passes.fail(pass_of, error, at=now())

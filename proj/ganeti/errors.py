@@ -9,6 +9,7 @@ from ganeti.rapi.client import CertificateError, Error, GanetiApiError
 
 from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain
 
+FORBIDDEN = 403
 NOT_FOUND = 404
 
 _CERTIFICATE = frozenset(

@@ -376,8 +376,11 @@ def _on_ended(recorded: Recorded | None, seen: Ended) -> Decision:
         return Decision(Action.ASK, Rule.OPERATION_ENDED)
     known = recorded.memory.operation
     if known is not None and known.job_id not in (None, seen.job_id):
-        return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-    if known is not None and known.end is not None:
+        if known.end is None:
+            return Decision(Action.NOTHING, Rule.IN_FLIGHT)
+        if (known.job_id or 0) > seen.job_id:
+            return Decision(Action.ASK, Rule.OPERATION_ENDED)
+    elif known is not None and known.end is not None:
         return Decision(Action.ASK, Rule.OPERATION_ENDED)
     since = known.since if known is not None else seen.interval.not_before
     ended = Operation(seen.operation, seen.job_id, since, seen.end, seen.interval.not_after)

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import Count, Q
 
 from proj.inventory.models import Cluster, Pass, Query, Transition
-from proj.observation import Status
+from proj.observation import Observation, Status
 from proj.reconcile.decide import Decision, Seen, trail
 from proj.reconcile.rows import to_json
 
@@ -78,6 +78,26 @@ def ask(pass_of: Pass, names: Iterable[str], *, lane: Query.Lane, by_name: bool 
         ),
         batch_size=500,
         ignore_conflicts=True,
+    )
+
+
+def answer(pass_of: Pass, observations: Iterable[Observation], *, at: datetime) -> list[Query]:
+    """Keep what somebody else's query read, to be reconciled like an answer to one of ours."""
+    return Query.objects.bulk_create(
+        (
+            Query(
+                cluster=pass_of.cluster,
+                pass_of=pass_of,
+                instance=seen.instance,
+                lane=Query.Lane.SUSPECT,
+                state=Query.State.ANSWERED,
+                job_id=seen.job_id,
+                answer=seen.to_json(),
+                answered_at=at,
+            )
+            for seen in observations
+        ),
+        batch_size=500,
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q
 
-from proj.backend import Backend, BackendError, JobReport, Misconfigured, Verdict
+from proj.backend import Backend, BackendError, Busy, JobReport, Misconfigured, Verdict
 from proj.inventory.models import Cluster, Instance, Pass, Query
 from proj.observation import Interval, Observation
-from proj.reconcile import brake, passes
+from proj.reconcile import brake, follow, passes
 from proj.reconcile.apply import Context, KeepsChanging, apply, weigh
 from proj.reconcile.decide import Absence, Action, Decision, Policy, Recorded, Rule
 from proj.reconcile.settings import Tuning
@@ -19,8 +19,6 @@ from proj.reconcile.settings import Tuning
 Clock = Callable[[], datetime]
 Chain = Callable[[Query], None]
 """Called, once its answer is committed, with each query that is to be reconciled."""
-
-CHAIN_LEASE = timedelta(seconds=15)
 
 
 def step(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain: Chain) -> None:
@@ -30,36 +28,56 @@ def step(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain: 
     """
     _recover(cluster, tuning, chain, at=now())
     try:
+        if cluster.is_failing:
+            backend.version()
         _poll(cluster, backend, tuning, now, chain)
         _submit(cluster, backend, tuning, now)
         _ask_names(cluster, backend, tuning, now, chain)
     except BackendError as error:
         _request_failed(cluster, error, tuning, at=now())
+    else:
+        if cluster.query_failures:
+            Cluster.objects.filter(pk=cluster.pk).update(query_failures=0)
     passes.close_finished(cluster, at=now())
 
 
 def submit_only(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock) -> None:
-    """Issue what may go, and leave the polling to the chain that is alive already."""
+    """Issue what may go, and leave the polling to the chain that is alive already.
+
+    A cluster that fails is left to the chain: nobody else is to wait for it.
+    """
+    if cluster.is_failing:
+        return
     try:
         _submit(cluster, backend, tuning, now)
     except BackendError as error:
         _request_failed(cluster, error, tuning, at=now())
 
 
-def take_chain(cluster: Cluster, *, at: datetime) -> bool:
-    """Become the one chain of steps for this cluster, or return False if one is alive."""
+def take_chain(cluster: Cluster, tuning: Tuning, *, at: datetime) -> datetime | None:
+    """Become the one chain of steps for this cluster, or return None if one is alive.
+
+    Returns:
+        Until when the chain is ours: the token by which its next step knows itself.
+    """
+    until = at + timedelta(seconds=tuning.chain_lease)
     dead = Q(await_until=None) | Q(await_until__lt=at)
-    return bool(Cluster.objects.filter(dead, pk=cluster.pk).update(await_until=at + CHAIN_LEASE))
+    taken = Cluster.objects.filter(dead, pk=cluster.pk).update(await_until=until)
+    return until if taken else None
 
 
-def keep_chain(cluster: Cluster, *, at: datetime) -> None:
-    """Say that the chain is alive."""
-    Cluster.objects.filter(pk=cluster.pk).update(await_until=at + CHAIN_LEASE)
+def keep_chain(
+    cluster: Cluster, mine: datetime, tuning: Tuning, *, at: datetime
+) -> datetime | None:
+    """Say that the chain is alive and return its new token; None when another took its place."""
+    until = at + timedelta(seconds=tuning.chain_lease)
+    kept = Cluster.objects.filter(pk=cluster.pk, await_until=mine).update(await_until=until)
+    return until if kept else None
 
 
-def end_chain(cluster: Cluster) -> None:
+def end_chain(cluster: Cluster, mine: datetime) -> None:
     """Say that the chain has nothing left to do."""
-    Cluster.objects.filter(pk=cluster.pk).update(await_until=None)
+    Cluster.objects.filter(pk=cluster.pk, await_until=mine).update(await_until=None)
 
 
 def is_busy(cluster: Cluster) -> bool:
@@ -93,31 +111,31 @@ def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decis
             else []
         )
         _finish(query, decision, changes=changes)
-    else:
-        context = Context(
-            policy,
-            tuning.flapping,
-            now(),
-            pass_of.pk,
-            pass_of.kind,
-            may_record=lambda recorded, it: _brake_allows(pass_of, recorded, it, tuning),
-        )
-        try:
+        return decision
+    at = now()
+    context = Context(
+        policy,
+        tuning.flapping,
+        at,
+        pass_of.pk,
+        pass_of.kind,
+        may_record=lambda recorded, it: _brake_allows(pass_of, recorded, it, tuning),
+    )
+    try:
+        with transaction.atomic():
             applied = apply(cluster, query.instance, seen, context)
-        except KeepsChanging:
-            _ask_again(query, tuning, "other writers kept changing the instance", at=now())
-            return None
-        decision = applied.decision
-        if applied.held:
-            mark = brake.fingerprint([query.instance], [])
-            passes.hold(pass_of, "too many instances would go out of service", mark, at=now())
-            return None
-        if decision.action is Action.ASK:
-            _ask_again(query, tuning, f"undecided: {decision.rule}", at=now())
-        else:
-            _finish(query, decision)
-    passes.close_finished(cluster, at=now())
-    return decision
+            if not applied.held and applied.decision.action is not Action.ASK:
+                _finish(query, applied.decision)
+                return applied.decision
+    except KeepsChanging:
+        _ask_again(query, tuning, "other writers kept changing the instance", at=at)
+        return None
+    if applied.held:
+        mark = brake.fingerprint([query.instance], [])
+        passes.hold(pass_of, "too many instances would go out of service", mark, at=at)
+        return None
+    _ask_again(query, tuning, f"undecided: {applied.decision.rule}", at=at)
+    return applied.decision
 
 
 def _finish(query: Query, decision: Decision, *, changes: Sequence[dict[str, Any]] = ()) -> None:
@@ -133,7 +151,7 @@ def _brake_allows(
         recorded is None
         or pass_of.kind == Pass.Kind.REQUERY
         or pass_of.fingerprint
-        or decision.rule is Rule.REMOVED
+        or decision.rule in (Rule.REMOVED, Rule.OPERATION_ENDED)
     ):
         return True
     status = next((c for c in decision.changes if c.field == "status"), None)
@@ -197,6 +215,7 @@ def _take_report(
     match report.verdict:
         case Verdict.PENDING:
             if query.deadline is not None and query.deadline < now():
+                backend.cancel(report.job_id)
                 _give_up(query, f"job {query.job_id} did not end in time", at=now())
         case Verdict.ANSWERED:
             mine = [o for o in report.observations if o.instance == query.instance]
@@ -244,6 +263,8 @@ def _submit(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock) -> N
         Query.objects.filter(pk=query.pk, state=Query.State.SUBMITTING).update(
             state=Query.State.SUBMITTED, job_id=job_id
         )
+        if cluster.feed_after is not None and job_id <= cluster.feed_after:
+            follow.begin_anew(cluster)
 
 
 def _ask_names(
@@ -350,8 +371,12 @@ def _give_up(query: Query, error: str, *, at: datetime) -> None:
 
 
 def _request_failed(cluster: Cluster, error: BackendError, tuning: Tuning, *, at: datetime) -> None:
-    Cluster.objects.filter(pk=cluster.pk).update(failures=F("failures") + 1, last_error=str(error))
-    cluster.refresh_from_db(fields=["failures"])
-    if isinstance(error, Misconfigured) or cluster.failures > tuning.pass_attempts * 2:
+    if isinstance(error, Busy):
+        return
+    Cluster.objects.filter(pk=cluster.pk).update(
+        query_failures=F("query_failures") + 1, last_error=str(error)
+    )
+    cluster.refresh_from_db(fields=["query_failures"])
+    if isinstance(error, Misconfigured) or cluster.query_failures > tuning.pass_attempts * 2:
         for pass_of in Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN):
             passes.fail(pass_of, str(error), at=at)

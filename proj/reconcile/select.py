@@ -1,6 +1,5 @@
 """Select: decide for every instance of a look, and say whom to ask."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -9,18 +8,16 @@ from django.db.models.functions import Coalesce
 
 from proj.backend import Look
 from proj.inventory.models import Cluster, Instance, Pass, Query
-from proj.observation import JobEnd, Observation, Status
+from proj.observation import Observation, Status
 from proj.reconcile import brake
 from proj.reconcile.decide import (
     Absence,
     Action,
     Decision,
-    Ended,
     Policy,
     Recorded,
     Rule,
     Seen,
-    Working,
     decide,
 )
 from proj.reconcile.rows import looked_of, recorded_of
@@ -39,7 +36,8 @@ class Selection:
 
     def is_news(self) -> bool:
         """Whether anything is to be done about any instance."""
-        return any(it.action is not Action.NOTHING for _, it, _ in self.decided.values())
+        idle = (Action.NOTHING, Action.REPORT)
+        return any(it.action not in idle for _, it, _ in self.decided.values())
 
     def agrees(self) -> bool:
         """Whether nothing differs, nothing is under way and nothing is too new to be judged."""
@@ -56,7 +54,7 @@ class Question:
     by_name: bool = False
 
 
-def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Policy) -> Selection:
+def select(cluster: Cluster, look: Look, policy: Policy) -> Selection:
     """Decide for every instance that the look saw, or that it missed."""
     rows = {row.name: row for row in Instance.objects.filter(cluster=cluster)}
     looked = looked_of(cluster)
@@ -67,7 +65,6 @@ def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Pol
         known = recorded.get(name)
         selection.decided[name] = (seen, decide(known, seen, policy), known)
 
-    working = {work.instance: work for work in look.work}
     for observation in look.listed:
         weigh(observation.instance, observation)
     complete = all(record.instance is not None for record in look.unreadable)
@@ -75,15 +72,6 @@ def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Pol
     if complete:
         for name in recorded.keys() - seen_names:
             weigh(name, Absence(by_name=False, interval=look.interval))
-    for name, work in working.items():
-        weigh(name, Working(work.operation, work.job_id, look.interval))
-    for name, known in recorded.items():
-        operation = known.memory.operation
-        if operation is None or operation.job_id is None or name in working:
-            continue
-        end = ends.get(operation.job_id)
-        if end is not None:
-            weigh(name, Ended(operation.name, operation.job_id, end, look.interval))
     return selection
 
 
@@ -92,8 +80,9 @@ def mass_change(selection: Selection, look: Look, limits: brake.Limits) -> brake
     known = 0
     deleted, stopped = [], []
     for name, (seen, decision, recorded) in selection.decided.items():
-        # One that Ganeti never showed, like a build that failed, cannot vanish.
-        if recorded is None or not recorded.backend_status:
+        # One that Ganeti never showed, like a build that failed, cannot vanish; and what a job
+        # of Ganeti's own did to one is no surprise.
+        if recorded is None or not recorded.backend_status or recorded.memory.operation:
             continue
         known += 1
         if isinstance(seen, Absence):
@@ -105,8 +94,9 @@ def mass_change(selection: Selection, look: Look, limits: brake.Limits) -> brake
             and getattr(seen, "status", None) is Status.STOPPED
         ):
             stopped.append(name)
-    listed = look.size + len(look.work)
-    return brake.hold(known=known, listed=listed, deleted=deleted, stopped=stopped, limits=limits)
+    return brake.hold(
+        known=known, listed=look.size, deleted=deleted, stopped=stopped, limits=limits
+    )
 
 
 def passes_freely(seen: Seen, decision: Decision) -> bool:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from django.db import IntegrityError, transaction
 
-from proj.backend import Work
 from proj.inventory.models import Instance, Pass, Query, Transition
 from proj.observation import Configuration, JobEnd
 from proj.reconcile import passes, queries
@@ -141,12 +140,13 @@ def test_what_is_unknown_to_us_is_only_reported_where_the_operator_says_so(ten: 
 def test_an_open_job_shows_as_its_transitional_state_and_ends_by_its_own_evidence(
     ten: Engine,
 ) -> None:
-    ten.backend.work = [Work(5, "vm3", "REBOOT", running=True)]
-    ten.run()
+    job_id = ten.backend.begin("vm3", "REBOOT")
+    ten.follow()
     assert ten.recorded()["vm3"] == "REBOOT running"
     ten.run(Pass.Kind.ALL)
     assert ten.recorded()["vm3"] == "REBOOT running"
-    ten.backend.work, ten.backend.ended = [], {5: JobEnd.SUCCESS}
+    ten.backend.finish(job_id)
+    ten.clock.wait(5)
     ten.run()
     assert ten.recorded()["vm3"] == "ACTIVE running"
     assert Instance.objects.get(name="vm3").task_state == ""
@@ -154,10 +154,11 @@ def test_an_open_job_shows_as_its_transitional_state_and_ends_by_its_own_evidenc
 
 @pytest.mark.parametrize("end", [JobEnd.FAILED, JobEnd.LOST])
 def test_a_build_ends_as_error_only_when_its_job_failed(engine: Engine, end: JobEnd) -> None:
-    engine.backend.work = [Work(5, "vm1", "CREATE", running=False)]
+    job_id = engine.backend.begin("vm1", "CREATE", running=False)
     engine.run()
     assert engine.recorded() == {"vm1": "BUILD"}
-    engine.backend.work, engine.backend.ended = [], {5: end}
+    engine.backend.finish(job_id, end)
+    engine.clock.wait(5)
     engine.look()
     engine.run()
     engine.run()

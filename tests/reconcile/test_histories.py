@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proj.backend import Work
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Pass, Query
 from proj.observation import JobEnd
@@ -38,6 +37,7 @@ events = st.one_of(
     st.tuples(st.just("fail"), st.booleans()),
     st.tuples(st.just("look")),
     st.tuples(st.just("look")),
+    st.tuples(st.just("follow")),
     st.tuples(st.just("step")),
     st.tuples(st.just("step")),
     st.tuples(st.just("lose")),
@@ -72,15 +72,12 @@ class World:
 
     def begin(self, name: str, operation: str) -> None:
         if name in self.engine.backend.truth and name not in self.jobs:
-            self.jobs[name] = number = next(numbers)
-            self.engine.backend.work.append(Work(number, name, operation, running=True))
+            self.jobs[name] = self.engine.backend.begin(name, operation)
 
     def finish(self, name: str, end: JobEnd) -> None:
         number = self.jobs.pop(name, None)
         if number is not None:
-            self.engine.backend.ended[number] = end
-            work = self.engine.backend.work
-            work[:] = [item for item in work if item.job_id != number]
+            self.engine.backend.finish(number, end)
 
     def ask(self, name: str) -> None:
         self.engine.ask(name)
@@ -90,6 +87,9 @@ class World:
 
     def look(self) -> None:
         self.engine.look()
+
+    def follow(self) -> None:
+        self.engine.follow()
 
     def step(self) -> None:
         self.engine.step()

@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 
 from proj.inventory.models import Cluster, Instance, Pass
 from proj.reconcile import look
+from proj.reconcile.leases import lease
 from tests.reconcile.conftest import Engine, make_engine
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,10 +31,13 @@ def look_again(engine: Engine) -> None:
 def statements(engine: Engine) -> list[str]:
     """Return the statements of one look."""
     engine.clock.wait(100)
-    lease = look.lease(engine.cluster.name, engine.tuning, at=engine.clock())
-    with CaptureQueriesContext(connection) as captured, lease as held:
+    engine.follow()
+    held_at = lease(engine.cluster.name, "look", 100, at=engine.clock())
+    with CaptureQueriesContext(connection) as captured, held_at as held:
         assert held is not None
-        look.look_at(held, engine.backend, engine.policy, engine.tuning, engine.clock)
+        look.look_at(
+            held, engine.backend, engine.policy, engine.tuning, engine.clock, lambda _: None
+        )
     return [query["sql"] for query in captured.captured_queries]
 
 

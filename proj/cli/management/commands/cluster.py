@@ -65,7 +65,10 @@ class Command(BaseCommand):
                 _named(options["name"]).update(paused=True)
                 self.stdout.write(f"{options['name']} is paused")
             case "resume":
-                _named(options["name"]).update(paused=False, next_look_at=None)
+                _named(options["name"]).update(
+                    paused=False, next_look_at=None, next_follow_at=None,
+                    look_until=None, follow_until=None, await_until=None,
+                )  # fmt: skip
                 self.stdout.write(f"{options['name']} goes on")
             case "remove":
                 _named(options["name"]).delete()
@@ -184,7 +187,7 @@ def _checked(cluster: Cluster) -> dict[str, Any]:
     try:
         backend = backend_of(cluster)
         version = backend.version()
-        instances = len(backend.look().listed)
+        instances = backend.look().size
     except BackendError as error:
         return {"name": cluster.name, "error": str(error)}
     return {

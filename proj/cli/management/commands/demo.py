@@ -38,7 +38,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if "/demo" not in str(settings.VAR_DIR):
             refuse("the demo keeps its own database: run it by make demo")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # A shell that starts it in the background lets it ignore Ctrl-C.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         call_command("migrate", verbosity=0)
         Cluster.objects.all().delete()
         with ExitStack() as stack:
