@@ -1,6 +1,8 @@
 """Reconcile one instance with what Ganeti answered about it."""
 
 from celery import shared_task
+from django.db import DatabaseError
+from redis.exceptions import RedisError
 
 from proj.clock import now
 from proj.inventory.models import Query
@@ -10,7 +12,7 @@ from proj.wiring import policy_of, tuning
 
 @shared_task(
     name="tasks.reconcile.reconcile_instance",
-    autoretry_for=(OSError,),
+    autoretry_for=(OSError, DatabaseError, RedisError),
     retry_backoff=True,
     retry_jitter=True,
     max_retries=5,

@@ -111,8 +111,10 @@ class Working:
     """An open job in the queue works on the instance."""
 
     operation: str
-    job_id: int
+    job_id: int | None
     interval: Interval
+    announced: bool = False
+    """The host system says so; its job may not have an id yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +355,7 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
     if recorded is None:
         if status is not Status.BUILD:
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if not policy.adopt:
+        if not (policy.adopt or seen.announced):
             return Decision(Action.REPORT, Rule.UNKNOWN_TO_US)
         began = (Change("status", None, status),)
         return Decision(Action.RECORD, Rule.OPERATION_BEGAN, began, memory)
@@ -361,7 +363,7 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
     if known is not None and known.job_id is not None:
         if known.job_id == seen.job_id:
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if known.job_id > seen.job_id and known.end is None:
+        if known.end is None and (seen.job_id is None or known.job_id > seen.job_id):
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
     if not seen.interval.begins_after(recorded.observed):
         return Decision(Action.NOTHING, Rule.STALE)
@@ -373,7 +375,9 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
 
 def _on_ended(recorded: Recorded | None, seen: Ended) -> Decision:
     if recorded is None:
-        return Decision(Action.ASK, Rule.OPERATION_ENDED)
+        # Whoever else it may be, the next list shows.
+        is_new = seen.operation == "CREATE" and seen.end is not JobEnd.FAILED
+        return Decision(Action.ASK if is_new else Action.NOTHING, Rule.OPERATION_ENDED)
     known = recorded.memory.operation
     if known is not None and known.job_id not in (None, seen.job_id):
         if known.end is None:

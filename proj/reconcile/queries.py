@@ -180,7 +180,11 @@ def _recover(cluster: Cluster, tuning: Tuning, chain: Chain, *, at: datetime) ->
         _retry(query, tuning, "lost with its worker", at=at)
     forgotten = at - timedelta(seconds=30)
     for query in mine.filter(state=Query.State.ANSWERED, answered_at__lt=forgotten):
-        Query.objects.filter(pk=query.pk).update(answered_at=at)
+        attempts = query.attempts + 1
+        if attempts >= tuning.query_attempts:
+            _give_up(query, "its reconcile task fails: see the workers' logs", at=at)
+            continue
+        Query.objects.filter(pk=query.pk).update(answered_at=at, attempts=attempts)
         chain(query)
 
 

@@ -136,9 +136,16 @@ def _not_backing_off(cluster: Cluster, names: list[str], *, at: datetime) -> lis
 
 
 def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:
-    """Return those whose turn it is to be confirmed, oldest first, within the hourly budget."""
+    """Return those whose turn it is to be confirmed, oldest first, within the hourly budget.
+
+    One whose queries failed is due again, before its confirmation is old, when its wait is over.
+    """
     per_look = max(1, round(cluster.jobs_per_hour * tuning.look_period / 3600))
-    due = Q(confirmed_at=None) | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
+    due = (
+        Q(confirmed_at=None)
+        | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
+        | Q(ask_failures__gt=0)
+    )
     waiting = Query.objects.filter(cluster=cluster, state__in=Query.UNFINISHED)
     names = list(
         Instance.objects.filter(due, cluster=cluster)

@@ -53,9 +53,11 @@ class Memory:
     hidden: set[str] = field(default_factory=set)
     jobs: dict[int, str] = field(default_factory=dict)
     newest: int = 0
+    foreign: dict[int, tuple[Sequence[str], bool]] = field(default_factory=dict)
     unreadable: list[Unreadable] = field(default_factory=list)
     is_down: bool = False
     looks: int = 0
+    feeds: int = 0
 
     def version(self) -> str:
         if self.is_down:
@@ -79,6 +81,7 @@ class Memory:
     def feed(self, after: int | None, known: Sequence[int]) -> Feed:
         if self.is_down:
             raise TryAgain("nothing listens")
+        self.feeds += 1
         begun = self.clock()
         found = {job_id: QueuedJob(job_id, True, JobEnd.LOST) for job_id in known}
         for job in self.queue.values():
@@ -93,6 +96,14 @@ class Memory:
         self.newest += 1
         work = (Work(name, operation),)
         self.queue[self.newest] = QueuedJob(self.newest, running, None, work)
+        return self.newest
+
+    def info(self, *names: str, static: bool = False, open: bool = False) -> int:
+        """Let somebody else ask about instances by a job of their own."""
+        self.newest += 1
+        self.foreign[self.newest] = (names, static)
+        end = None if open else JobEnd.SUCCESS
+        self.queue[self.newest] = QueuedJob(self.newest, not open, end, is_query=True)
         return self.newest
 
     def finish(self, job_id: int, end: JobEnd = JobEnd.SUCCESS) -> None:
@@ -125,6 +136,8 @@ class Memory:
         return instance in self.truth
 
     def _report(self, job_id: int, begun: datetime, evidence: Evidence) -> JobReport:
+        if job_id in self.foreign:
+            return self._foreign(job_id, Interval(begun, self.clock()))
         name = self.jobs[job_id]
         if name not in self.truth:
             return JobReport(job_id, Verdict.ABSENT)
@@ -133,6 +146,18 @@ class Memory:
         interval = Interval(begun, self.clock())
         seen = replace(self._seen(name, word, evidence, interval), job_id=job_id)
         return JobReport(job_id, Verdict.ANSWERED, (seen,))
+
+    def _foreign(self, job_id: int, interval: Interval) -> JobReport:
+        names, static = self.foreign[job_id]
+        observations = [
+            replace(
+                self._seen(name, self.truth[name], Evidence.FOREIGN_JOB, interval), job_id=job_id
+            )
+            for name in names
+        ]
+        if static:
+            observations = [replace(o, status=None, backend_status=None) for o in observations]
+        return JobReport(job_id, Verdict.ANSWERED, tuple(observations))
 
     def _seen(self, name: str, word: str, evidence: Evidence, interval: Interval) -> Observation:
         made_of = self.configuration.get(name, Configuration(memory=4))

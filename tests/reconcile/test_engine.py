@@ -221,6 +221,20 @@ def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
 
 
+def test_an_answer_that_no_task_can_reconcile_is_given_up_and_asked_again_later(
+    ten: Engine,
+) -> None:
+    asked = ten.ask("vm3")
+    for _ in range(10):
+        queries.step(ten.cluster, ten.backend, ten.tuning, ten.clock, lambda _: None)
+        ten.clock.wait(40)
+    asked.refresh_from_db()
+    assert (asked.outcome, "reconcile task fails" in asked.error) == ("failed", True)
+    row = Instance.objects.get(name="vm3")
+    assert row.ask_failures == 1
+    assert row.ask_after is not None
+
+
 def test_an_instance_that_does_not_exist_is_asked_and_changes_nothing(ten: Engine) -> None:
     asked = ten.ask("nobody")
     ten.settle()

@@ -112,6 +112,19 @@ def test_an_instance_whose_queries_fail_is_asked_rarer_and_rarer(ten: Engine) ->
     assert Instance.objects.get(name="vm3").ask_failures == 0
 
 
+def test_an_instance_whose_query_failed_is_asked_again_without_any_drift(ten: Engine) -> None:
+    Instance.objects.filter(name="vm3").update(
+        ask_failures=1, ask_after=ten.clock() + timedelta(hours=1)
+    )
+    asked = len(ten.backend.jobs)
+    ten.run()
+    assert len(ten.backend.jobs) == asked
+    ten.clock.wait(3601)
+    ten.run()
+    assert list(ten.backend.jobs.values())[asked:] == ["vm3"]
+    assert Instance.objects.get(name="vm3").ask_failures == 0
+
+
 def test_the_audit_confirms_the_oldest_first_within_the_hourly_budget() -> None:
     engine = stable(10)
     Cluster.objects.update(jobs_per_hour=4)
