@@ -9,7 +9,7 @@ from proj.inventory.models import Cluster
 from proj.reconcile import follow
 from proj.reconcile.leases import lease
 from proj.wiring import backend_of, policy_of, tuning
-from tasks.query import chain, issue_jobs
+from tasks.query import have_reconciled, issue_jobs
 
 
 @shared_task(name="tasks.follow.follow_clusters")
@@ -29,7 +29,9 @@ def follow_jobs(*, cluster: str) -> None:
             return
         row = held.cluster
         try:
-            is_asked = follow.follow(held, backend_of(row), policy_of(row), tuning(), now, chain)
+            is_asked = follow.follow(
+                held, backend_of(row), policy_of(row), tuning(), now, have_reconciled
+            )
         except Misconfigured as error:
             held.values = held.values or follow.failed(row, error, tuning(), at=now())
             return

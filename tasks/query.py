@@ -1,6 +1,6 @@
 """Look at clusters, issue query jobs and await them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from celery import shared_task
@@ -10,34 +10,36 @@ from django.db.models import Exists, OuterRef, Q
 from proj.backend import Misconfigured
 from proj.clock import now
 from proj.inventory.models import Cluster, Pass, Query
-from proj.reconcile import look, passes, queries
+from proj.reconcile import chain, look, passes
 from proj.reconcile.leases import lease
 from proj.wiring import backend_of, policy_of, tuning
 from tasks.reconcile import reconcile_instance
 
-IDLE_INTERVAL = 1.0
-"""Seconds between two steps when all that is left waits for its time."""
-
 
 @shared_task(name="tasks.query.query_clusters")
 def query_clusters() -> None:
-    """Fan out: one query task for each cluster that is due; dead chains are taken up."""
+    """Fan out: a look for each cluster that is due, and a step for each chain that died."""
     at = now()
-    mine = {"cluster": OuterRef("pk")}
-    requested = Pass.objects.filter(**mine, state=Pass.State.REQUESTED)
-    opened = Pass.objects.filter(**mine, state=Pass.State.OPEN)
-    unfinished = Query.objects.filter(**mine, state__in=Query.UNFINISHED)
-    clusters = Cluster.objects.annotate(
-        is_requested=Exists(requested), is_busy=Exists(opened) | Exists(unfinished)
-    )
     look.spread_herd(tuning(), at=at)
-    due = Q(next_look_at=None) | Q(next_look_at__lte=at)
-    for name in clusters.filter(due | Q(is_requested=True), paused=False).values_list(
-        "name", flat=True
-    ):
+    of_it = {"cluster": OuterRef("pk")}
+    requested = Q(state=Pass.State.REQUESTED) | Q(state=Pass.State.OPEN, relook_at__lte=at)
+    forgotten = Query.objects.filter(
+        Q(state__in=(Query.State.PENDING, *Query.IN_FLIGHT))
+        | Q(state=Query.State.ANSWERED, answered_at__lt=at - timedelta(seconds=30)),
+        **of_it,
+    )
+    abandoned = Pass.objects.filter(
+        **of_it, state=Pass.State.OPEN, relook_at=None, started_at__lt=at - timedelta(seconds=60)
+    )
+    clusters = Cluster.objects.filter(paused=False).annotate(
+        is_requested=Exists(Pass.objects.filter(requested, **of_it)),
+        is_dead=Exists(forgotten) | Exists(abandoned),
+    )
+    due = Q(next_look_at=None) | Q(next_look_at__lte=at) | Q(is_requested=True)
+    for name in clusters.filter(due).values_list("name", flat=True):
         query_cluster.delay(cluster=name)
-    dead = Q(await_until=None) | Q(await_until__lt=at)
-    for name in clusters.filter(dead, is_busy=True, paused=False).values_list("name", flat=True):
+    free = Q(await_until=None) | Q(await_until__lt=at)
+    for name in clusters.filter(free, is_dead=True).values_list("name", flat=True):
         issue_jobs.delay(cluster=name)
 
 
@@ -57,9 +59,11 @@ def query_cluster(*, cluster: str) -> None:
             held.values = look.misconfigured(error, tuning(), at=now())
             _refuse(row, str(error))
             return
-        is_open = look.look_at(held, backend, policy_of(row), tuning(), now, chain)
-    if is_open:
+        after = look.look_at(held, backend, policy_of(row), tuning(), now, have_reconciled)
+    if after.is_asked:
         issue_jobs.delay(cluster=cluster)
+    if after.look_in is not None:
+        query_cluster.apply_async(kwargs={"cluster": cluster}, countdown=after.look_in + 0.1)
 
 
 @shared_task(name="tasks.query.issue_jobs")
@@ -68,12 +72,12 @@ def issue_jobs(*, cluster: str) -> None:
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    mine = queries.take_chain(row, tuning(), at=now())
+    mine = chain.take(row, tuning(), at=now())
     if mine is not None:
         _advance(row, mine)
         return
     try:
-        queries.submit_only(row, backend_of(row), tuning(), now)
+        chain.submit_only(_stepper(row))
     except Misconfigured:
         # The chain that is alive meets the same, and says so.
         return
@@ -88,12 +92,12 @@ def await_jobs(*, cluster: str, until: str) -> None:
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    mine = queries.keep_chain(row, datetime.fromisoformat(until), tuning(), at=now())
+    mine = chain.keep(row, datetime.fromisoformat(until), tuning(), at=now())
     if mine is not None:
         _advance(row, mine)
 
 
-def chain(query: Query) -> None:
+def have_reconciled(query: Query) -> None:
     """Reconcile the instance of a query as soon as its answer is committed."""
     transaction.on_commit(
         partial(
@@ -105,34 +109,27 @@ def chain(query: Query) -> None:
     )
 
 
+def _stepper(row: Cluster) -> chain.Stepper:
+    return chain.Stepper(row, backend_of(row), tuning(), now, have_reconciled)
+
+
 def _advance(row: Cluster, mine: datetime) -> None:
     try:
-        backend = backend_of(row)
+        stepper = _stepper(row)
     except Misconfigured as error:
         _refuse(row, str(error))
-        queries.end_chain(row, mine)
+        chain.end(row, mine)
         return
-    queries.step(row, backend, tuning(), now, chain)
-    if queries.relook_is_due(row, at=now()):
-        query_cluster.delay(cluster=row.name)
-    if not queries.is_busy(row):
-        queries.end_chain(row, mine)
-        # A request that came between the two lines above saw a living chain.
-        again = queries.take_chain(row, tuning(), at=now()) if queries.is_busy(row) else None
-        if again is None:
-            return
-        mine = again
-    await_jobs.apply_async(
-        kwargs={"cluster": row.name, "until": mine.isoformat()}, countdown=_pause(row)
-    )
-
-
-def _pause(row: Cluster) -> float:
-    row.refresh_from_db(fields=["query_failures"])
-    if row.query_failures:
-        return min(10.0, 0.5 * 2.0**row.query_failures)
-    active = Query.objects.filter(cluster=row, state__in=Query.UNFINISHED, not_until=None)
-    return tuning().poll_interval if active.exists() else IDLE_INTERVAL
+    chain.step(stepper)
+    pause = chain.pause(row, tuning(), at=now())
+    if pause is None:
+        passes.close_finished(row, at=now())
+        chain.end(row, mine)
+        if chain.pause(row, tuning(), at=now()) is not None:
+            # A request that came between the lines above saw a living chain.
+            issue_jobs.delay(cluster=row.name)
+        return
+    await_jobs.apply_async(kwargs={"cluster": row.name, "until": mine.isoformat()}, countdown=pause)
 
 
 def _refuse(row: Cluster, error: str) -> None:

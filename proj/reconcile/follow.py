@@ -18,10 +18,10 @@ from proj.reconcile.apply import Context, apply
 from proj.reconcile.decide import Action, Ended, Policy, Rule, Working
 from proj.reconcile.harvest import harvest
 from proj.reconcile.leases import Lease
+from proj.reconcile.queries import Chain
 from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
-Chain = Callable[[Query], None]
 
 KNOWN_AT_ONCE = 200
 """Open jobs that one feed asks for by their ids; further ones wait for the next."""

@@ -2,18 +2,19 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Q, Sum
 
 from proj.backend import Backend, BackendError, Busy, Look, Misconfigured
-from proj.inventory.models import Cluster, Instance, Pass, Query
+from proj.inventory.models import Cluster, Instance, Pass
 from proj.reconcile import brake, follow, passes
 from proj.reconcile.apply import Context, apply
 from proj.reconcile.decide import Action, Policy, Rule
 from proj.reconcile.leases import Lease, lease
+from proj.reconcile.queries import Chain
 from proj.reconcile.select import (
     Selection,
     due_for_audit,
@@ -25,7 +26,6 @@ from proj.reconcile.select import (
 from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
-Chain = Callable[[Query], None]
 
 _OF_THE_WHOLE = (Pass.Kind.SWEEP, Pass.Kind.ALL)
 
@@ -52,20 +52,27 @@ class Sight:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a look leaves to be done."""
+
+    is_asked: bool = False
+    """Queries wait to be issued."""
+    look_in: float | None = None
+    """Seconds until a second list is to be taken for a proof."""
+
+
 def look_at(
     held: Lease, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
-) -> bool:
+) -> Next:
     """Take up what is due for this cluster: a requested pass, a second list, the periodic look.
 
     A failed request closes or defers the pass and is recorded with the cluster.
-
-    Returns:
-        Whether anything is to be asked or awaited now.
     """
     cluster = held.cluster
     pass_of = _due(cluster, at=now())
     if pass_of is None:
-        return False
+        return Next()
     try:
         if cluster.is_failing:
             backend.version()
@@ -74,20 +81,21 @@ def look_at(
         look = backend.look()
     except Busy:
         held.values = {"next_look_at": now() + LATER}
-        return False
+        return Next()
     except BackendError as error:
         held.values = _failed(cluster, pass_of, error, tuning, at=now())
-        return False
+        return Next()
     at = now()
     audit = due_for_audit(cluster, tuning, at=at)
     agreed = (cluster.agreed_digest, cluster.agreed_revisions)
     has_news = agreed != (look.digest, known["revisions"]) or known["working"]
     if not (has_news or audit) and pass_of.pk is None:
         held.values = _looked(cluster, look, tuning, is_news=False, at=at)
-        return is_asked
+        return Next(is_asked)
     selection = select(cluster, look, policy) if has_news else Selection()
     sight = Sight(look, selection, audit, known["revisions"], at)
-    return _settle(held, pass_of, sight, policy, tuning) or is_asked
+    settled = _settle(held, pass_of, sight, policy, tuning)
+    return replace(settled, is_asked=settled.is_asked or is_asked)
 
 
 def _read_queue(
@@ -184,7 +192,7 @@ def _looked(
     }
 
 
-def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tuning) -> bool:
+def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tuning) -> Next:
     cluster, look, selection, at = held.cluster, sight.look, sight.selection, sight.at
     mass = mass_change(selection, look, tuning.limits)
     is_news = mass is not None or selection.is_news()
@@ -194,13 +202,13 @@ def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tu
         del held.values["looked_not_before"], held.values["looked_not_after"]
     if mass is not None and mass.fingerprint != pass_of.fingerprint:
         _hold(pass_of, sight, mass, policy, tuning)
-        return False
+        return Next()
     if selection.decided and selection.agrees():
         held.values |= {"agreed_digest": look.digest, "agreed_revisions": sight.revisions}
     asked = questions(pass_of, look, selection, sight.audit, at=at)
     findings = list(_findings(look, selection))
     if pass_of.pk is None and not (is_news or asked) and _is_told(cluster, findings):
-        return False
+        return Next()
     _open(pass_of, look, selection, findings, at=at)
     if pass_of.plan:
         _plan(pass_of, selection)
@@ -209,9 +217,12 @@ def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tu
         _carry_out(cluster, selection, context)
     for question in asked:
         passes.ask(pass_of, question.names, lane=question.lane, by_name=question.by_name)
-    _schedule_relook(pass_of, selection, tuning, at=at)
-    passes.close_finished(cluster, at=at)
-    return True
+    look_in = _second_list_in(pass_of, selection, tuning)
+    if look_in is not None:
+        relook_at = at + timedelta(seconds=look_in)
+        Pass.objects.filter(pk=pass_of.pk).update(relook_at=relook_at)
+    passes.close_if_finished(pass_of, at=at)
+    return Next(is_asked=bool(asked), look_in=look_in)
 
 
 def _hold(pass_of: Pass, sight: Sight, mass: brake.Held, policy: Policy, tuning: Tuning) -> None:
@@ -289,18 +300,15 @@ def _findings(look: Look, selection: Selection) -> Iterable[dict[str, str | None
             yield {"instance": name, "problem": f"awaits proof: {decision.rule}"}
 
 
-def _schedule_relook(pass_of: Pass, selection: Selection, tuning: Tuning, *, at: datetime) -> None:
+def _second_list_in(pass_of: Pass, selection: Selection, tuning: Tuning) -> float | None:
+    """Return in how many seconds a second list is needed to prove what the first one said."""
+    if pass_of.plan or pass_of.looks >= 2:
+        return None
     awaits = {
         decision.rule
         for _, decision, _ in selection.decided.values()
         if decision.action is Action.REMEMBER
     }
-    if pass_of.plan or pass_of.looks >= 2:
-        return
     if Rule.MISSING_ONCE in awaits:
-        wait = tuning.gone_after
-    elif Rule.FIRST_OF_TWO_LISTS in awaits:
-        wait = tuning.relook_after
-    else:
-        return
-    Pass.objects.filter(pk=pass_of.pk).update(relook_at=at + timedelta(seconds=wait))
+        return tuning.gone_after
+    return tuning.relook_after if Rule.FIRST_OF_TWO_LISTS in awaits else None

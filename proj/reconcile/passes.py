@@ -1,14 +1,13 @@
 """A pass from its request to its outcome."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Q
 
 from proj.inventory.models import Cluster, Pass, Query, Transition
-from proj.observation import Observation, Status
+from proj.observation import Observation
 from proj.reconcile.decide import Decision, Seen, trail
 from proj.reconcile.rows import to_json
 
@@ -120,24 +119,32 @@ def hold(pass_of: Pass, reason: str, fingerprint: str, *, at: datetime) -> None:
 
 def close_finished(cluster: Cluster, *, at: datetime) -> None:
     """Close every open pass of the cluster of which nothing is left to be done."""
-    finished = (
-        Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN, relook_at=None)
-        .annotate(left=Count("queries", filter=Q(queries__state__in=Query.UNFINISHED)))
-        .filter(left=0)
-    )
-    for pass_of in finished:
-        failed = pass_of.queries.filter(state=Query.State.FAILED)
-        count = failed.count()
-        if count:
-            total = pass_of.queries.count()
-            first = failed.exclude(error="").values_list("instance", "error").first()
-            reason = f": {first[0]}: {first[1]}" if first else ""
-            error = f"{count} of {total} queries failed{reason}"
-            _close(pass_of, Pass.Outcome.FAILED, at=at, error=error)
-        else:
-            changed = bool(changes_of(pass_of))
-            outcome = Pass.Outcome.RECONCILED if changed else Pass.Outcome.IN_SYNC
-            _close(pass_of, outcome, at=at)
+    for pass_of in Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN):
+        close_if_finished(pass_of, at=at)
+
+
+def close_if_finished(pass_of: Pass, *, at: datetime) -> None:
+    """Close a pass unless something is left to be asked, reconciled or looked at again."""
+    left = Query.objects.filter(pass_of=pass_of, state__in=Query.UNFINISHED)
+    if left.exists() or not _awaits_nothing(pass_of):
+        return
+    failed = pass_of.queries.filter(state=Query.State.FAILED)
+    count = failed.count()
+    if count:
+        total = pass_of.queries.count()
+        first = failed.exclude(error="").values_list("instance", "error").first()
+        reason = f": {first[0]}: {first[1]}" if first else ""
+        error = f"{count} of {total} queries failed{reason}"
+        _close(pass_of, Pass.Outcome.FAILED, at=at, error=error)
+    else:
+        changed = bool(changes_of(pass_of))
+        outcome = Pass.Outcome.RECONCILED if changed else Pass.Outcome.IN_SYNC
+        _close(pass_of, outcome, at=at)
+
+
+def _awaits_nothing(pass_of: Pass) -> bool:
+    mine = Pass.objects.filter(pk=pass_of.pk, state=Pass.State.OPEN)
+    return mine.filter(relook_at=None).exists()
 
 
 def changes_of(pass_of: Pass) -> list[dict[str, Any]]:
@@ -196,15 +203,6 @@ def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list
         }
         for change in trail(decision)
     ]
-
-
-def stopped_or_deleted(pass_of: Pass) -> Mapping[str, int]:
-    """Count what this pass has taken out of service or out of existence so far."""
-    changes = Transition.objects.filter(pass_of=pass_of, field="status")
-    return {
-        "deleted": changes.filter(after=Status.DELETED).count(),
-        "stopped": changes.filter(before=Status.ACTIVE, after=Status.STOPPED).count(),
-    }
 
 
 def backoff(attempt: int, *, base: float, cap: float, jitter: float) -> timedelta:

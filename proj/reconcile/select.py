@@ -152,7 +152,7 @@ def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str
         .filter(Q(ask_after=None) | Q(ask_after__lte=at))
         .exclude(status=Status.DELETED)
         .exclude(name__in=waiting.values("instance"))
-        .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)))
+        .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)), "pk")
         .values_list("name", flat=True)[:per_look]
     )
     if not names:

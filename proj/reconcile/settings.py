@@ -27,6 +27,8 @@ class Tuning:
     poll_interval: float = 0.25
     submit_timeout: float = 90.0
     """A query claimed this long ago without a job id was lost with its worker."""
+    answer_timeout: float = 30.0
+    """An answer that nobody has reconciled by then was lost with its task."""
     query_timeout: float = 300.0
     """A job that has not ended by then is given up."""
     query_attempts: int = 5

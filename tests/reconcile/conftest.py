@@ -21,7 +21,8 @@ from proj.backend import (
 from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Pass, Query
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation
-from proj.reconcile import follow, look, passes, queries
+from proj.reconcile import answers, chain, follow, look, passes
+from proj.reconcile.chain import Stepper
 from proj.reconcile.decide import Policy
 from proj.reconcile.leases import lease
 from proj.reconcile.settings import Tuning
@@ -190,8 +191,8 @@ class Engine:
         with lease(self.cluster.name, "look", 100, at=self.clock()) as held:
             assert held is not None
             self._reconciling(
-                lambda chain: look.look_at(
-                    held, self.backend, self.policy, self.tuning, self.clock, chain
+                lambda note: look.look_at(
+                    held, self.backend, self.policy, self.tuning, self.clock, note
                 )
             )
         self.cluster.refresh_from_db()
@@ -202,8 +203,8 @@ class Engine:
             assert held is not None
             with suppress(BackendError):
                 self._reconciling(
-                    lambda chain: follow.follow(
-                        held, self.backend, self.policy, self.tuning, self.clock, chain
+                    lambda note: follow.follow(
+                        held, self.backend, self.policy, self.tuning, self.clock, note
                     )
                 )
         self.cluster.refresh_from_db()
@@ -211,17 +212,28 @@ class Engine:
     def step(self) -> None:
         """One step of the chain, and the reconcile tasks that it calls."""
         self._reconciling(
-            lambda chain: queries.step(self.cluster, self.backend, self.tuning, self.clock, chain)
+            lambda note: chain.step(
+                Stepper(self.cluster, self.backend, self.tuning, self.clock, note)
+            )
         )
         self.cluster.refresh_from_db()
         passes.close_finished(self.cluster, at=self.clock())
+
+    def step_losing(self, lost: list[int] | None = None) -> None:
+        """One step of the chain whose reconcile tasks are lost on their way."""
+        chain.step(
+            Stepper(
+                self.cluster, self.backend, self.tuning, self.clock,
+                lambda query: (lost if lost is not None else []).append(query.pk),
+            )
+        )  # fmt: skip
 
     def _reconciling(self, work: Callable[[Callable[[Query], None]], object]) -> None:
         answered: list[int] = []
         work(lambda query: answered.append(query.pk))
         for key in answered:
             query = Query.objects.select_related("cluster", "pass_of").get(pk=key)
-            queries.reconcile(query, self.policy, self.tuning, self.clock)
+            answers.reconcile(query, self.policy, self.tuning, self.clock)
 
     def settle(self) -> None:
         """Go on until nothing is left to do."""

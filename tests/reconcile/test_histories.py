@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Pass, Query
 from proj.observation import JobEnd
-from proj.reconcile import queries
+from proj.reconcile import answers
 from proj.reconcile.brake import Limits
 from tests.reconcile.conftest import Engine, make_engine
 
@@ -95,20 +95,13 @@ class World:
         self.engine.step()
 
     def lose(self) -> None:
-        engine = self.engine
-        queries.step(
-            engine.cluster,
-            engine.backend,
-            engine.tuning,
-            engine.clock,
-            lambda query: self.answered.append(query.pk),
-        )
+        self.engine.step_losing(self.answered)
 
     def repeat(self) -> None:
         engine = self.engine
         mine = Query.objects.select_related("cluster", "pass_of").filter(cluster=engine.cluster)
         for query in [*mine.filter(state="answered"), *mine.filter(state="done")][:3]:
-            queries.reconcile(query, engine.policy, engine.tuning, engine.clock)
+            answers.reconcile(query, engine.policy, engine.tuning, engine.clock)
 
     def wait(self, seconds: float) -> None:
         self.engine.clock.wait(seconds)

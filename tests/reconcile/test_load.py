@@ -130,7 +130,8 @@ def test_the_audit_confirms_the_oldest_first_within_the_hourly_budget() -> None:
     Cluster.objects.update(jobs_per_hour=4)
     engine.cluster.refresh_from_db()
     engine.clock.wait(13 * 3600)
-    oldest = list(Instance.objects.order_by("confirmed_at").values_list("name", flat=True)[:4])
+    by_age = Instance.objects.order_by("confirmed_at", "pk")
+    oldest = list(by_age.values_list("name", flat=True)[:4])
     asked = len(engine.backend.jobs)
     for _ in range(30):
         look_again(engine)
