@@ -17,6 +17,17 @@ def now() -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
+def now_or_here() -> datetime:
+    """Return ``now()``, or this machine's time while Redis does not answer.
+
+    For ages that a person reads; nothing may be decided by it.
+    """
+    try:
+        return now()
+    except redis.RedisError:
+        return datetime.now(UTC)
+
+
 @cache
 def server() -> "redis.Redis":
     """Return the connection to Redis that this process shares."""

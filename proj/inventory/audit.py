@@ -23,6 +23,8 @@ class Round:
         """Say it in one sentence that tells what to do."""
         if self.keeps_up:
             return f"each is confirmed by a job at least every {self.wanted_hours:g} h"
+        if not self.jobs_per_hour:
+            return "no instance is ever confirmed by turns: raise jobs_per_hour"
         return (
             f"{self.jobs_per_hour} jobs an hour confirm each only every {self.hours:.0f} h,"
             f" not every {self.wanted_hours:g} h: raise jobs_per_hour or confirm_max_age"
@@ -31,8 +33,5 @@ class Round:
 
 def audit_round(instances: int, *, jobs_per_hour: int, confirm_max_age: timedelta) -> Round:
     """Return what one round over so many instances takes."""
-    if not instances:
-        hours = 0.0
-    else:
-        hours = instances / jobs_per_hour if jobs_per_hour else inf
+    hours = instances / jobs_per_hour if jobs_per_hour else inf
     return Round(jobs_per_hour, hours, confirm_max_age / timedelta(hours=1))
