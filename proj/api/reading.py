@@ -1,6 +1,6 @@
 """What is recorded about clusters and instances."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Query, Router
@@ -9,7 +9,6 @@ from proj.api.find import cluster_named, instance_named, page, same_with
 from proj.api.schemas import (
     BIGINT,
     NAME,
-    Change,
     Changes,
     Cluster,
     Clusters,
@@ -77,13 +76,19 @@ def list_transitions(
     name: str,
     limit: Limit = 100,
     before: Annotated[int, Query(ge=1, le=BIGINT)] | None = None,
-) -> Changes:
+) -> dict[str, Any]:
     """Show what changed, when, by which rule and on whose word; newest first."""
     rows = instance_named(cluster, name).transitions.order_by("-pk")
     if before is not None:
         rows = rows.filter(pk__lt=before)
     found, is_more = page(rows, limit)
-    return Changes(
-        transitions=[Change.of(transition) for transition in found],
-        next=same_with(request, before=found[-1].pk) if is_more else None,
-    )
+    return {
+        "transitions": [_change(transition) for transition in found],
+        "next": same_with(request, before=found[-1].pk) if is_more else None,
+    }
+
+
+def _change(transition: models.Transition) -> dict[str, Any]:
+    names = ("id", "at", "field", "backend_status", "rule", "source", "job_id", "folded")
+    change = {name: getattr(transition, name) for name in names}
+    return change | {"from": transition.before, "to": transition.after}

@@ -7,7 +7,7 @@ from celery import Task
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from ninja import Router
+from ninja import Router, Status
 from ninja.errors import HttpError
 
 from proj.api.find import cluster_named
@@ -34,7 +34,7 @@ REFUSALS = {404: Problem, 409: Problem, 503: Problem}
 @router.post(INSTANCE + "/reconcile", response={202: Accepted, **REFUSALS}, by_alias=True)
 def reconcile_instance(
     request: HttpRequest, response: HttpResponse, cluster: str, name: InstanceName
-) -> tuple[int, dict[str, Any]]:
+) -> Status[dict[str, Any]]:
     """Ask Ganeti about one instance, ahead of the periodic work.
 
     The instance need not be recorded: Ganeti may know it. However many ask at once, one query is
@@ -52,7 +52,7 @@ def reconcile_instance(
 )
 def reconcile_cluster(
     request: HttpRequest, response: HttpResponse, cluster: str, how: ReconcileCluster
-) -> tuple[int, dict[str, Any]]:
+) -> Status[dict[str, Any]]:
     """Go over a whole cluster."""
     row = _not_paused(cluster)
     kind = Pass.Kind.ALL if how.all else Pass.Kind.SWEEP
@@ -78,7 +78,7 @@ def announce_operation(
     cluster: str,
     name: InstanceName,
     operation: Operation,
-) -> tuple[int, dict[str, Any]]:
+) -> Status[dict[str, Any]]:
     """Tell that an operation was started, so that its state shows before Ganeti's queue does."""
     row = cluster_named(cluster)
     try:
@@ -94,7 +94,7 @@ def announce_operation(
         raise HttpError(422, str(error)) from None
     url = reverse("v1:read_instance", kwargs={"cluster": cluster, "name": name})
     response["Location"] = request.build_absolute_uri(url)
-    return 202, {"action": operation.action, "url": response["Location"]}
+    return Status(202, {"action": operation.action, "url": response["Location"]})
 
 
 def _not_paused(name: str) -> Cluster:
@@ -110,7 +110,7 @@ def _dispatch_after_commit(task: "Task[..., None]", cluster: Cluster) -> None:
 
 def _accepted(
     request: HttpRequest, response: HttpResponse, requested: Pass
-) -> tuple[int, dict[str, Any]]:
+) -> Status[dict[str, Any]]:
     url = reverse("v1:read_pass", kwargs={"number": requested.pk})
     response["Location"] = request.build_absolute_uri(url)
-    return 202, {"pass": requested.pk, "url": response["Location"]}
+    return Status(202, {"pass": requested.pk, "url": response["Location"]})

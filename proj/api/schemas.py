@@ -7,7 +7,7 @@ from ninja import Path, Query, Schema
 from pydantic import Field
 
 from proj.inventory.fleet import Standing
-from proj.inventory.models import Instance, Transition
+from proj.inventory.models import Instance
 from proj.observation import Status
 
 NAME = r"^[A-Za-z0-9_.-]{1,255}$"
@@ -133,24 +133,6 @@ class Change(Schema):
     source: str
     job_id: int | None
     folded: int = Field(description="further changes of a flapping instance in this entry")
-
-    @classmethod
-    def of(cls, transition: Transition) -> Self:
-        """Describe an entry of the audit trail."""
-        return cls.model_validate(
-            {
-                "id": transition.pk,
-                "at": transition.at,
-                "field": transition.field,
-                "from": transition.before,
-                "to": transition.after,
-                "backend_status": transition.backend_status,
-                "rule": transition.rule,
-                "source": transition.source,
-                "job_id": transition.job_id,
-                "folded": transition.folded,
-            }
-        )
 
 
 class Changes(Schema):

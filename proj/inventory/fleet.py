@@ -83,7 +83,8 @@ def held_passes(clusters: QuerySet[Cluster]) -> QuerySet[Pass]:
     looks = Pass.objects.exclude(kind=Pass.Kind.REQUERY).filter(outcome__in=telling)
     last = looks.filter(cluster=OuterRef("pk")).order_by("-pk").values("pk")[:1]
     newest = clusters.order_by().annotate(newest=Subquery(last)).values("newest")
-    return Pass.objects.filter(pk__in=newest, outcome=Pass.Outcome.HELD)
+    held = Pass.objects.filter(pk__in=newest, outcome=Pass.Outcome.HELD)
+    return held.select_related("cluster")
 
 
 def transitions_since(since: datetime) -> Mapping[tuple[str, str], int]:
