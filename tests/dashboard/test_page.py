@@ -10,6 +10,7 @@ from django.test import Client
 
 from proj.clock import now
 from proj.dashboard.words import age
+from proj.reconcile import passes
 from tests.recorded import record_change, record_cluster, record_instance, record_pass
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,7 +108,8 @@ def test_a_cluster_that_needs_somebody_comes_first_and_says_why(
 
 def test_a_held_pass_is_shown_with_the_command_that_lets_it_through() -> None:
     cluster = record_cluster()
-    held = record_pass(cluster, "held", error="6 of 10 instances would become DELETED")
+    held = record_pass(cluster, "", state="open", closed_at=None)
+    passes.hold(held, "6 of 10 instances would become DELETED", "f" * 64, at=now())
     assert f"manage.py approve {held.pk}" in page().text
     assert "6 of 10 instances would become DELETED" in page().text
     assert page().row("alpha").startswith("alpha held")
