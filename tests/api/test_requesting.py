@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from celery import current_app
+from django.db import connection
 from django.test import Client
 
 from proj.inventory.models import Pass, Query
@@ -28,8 +29,8 @@ def post(caller: Client, url: str, status: int, **body: Any) -> Any:
 @pytest.fixture(autouse=True)
 def broker(redis: None) -> Any:
     """The broker, without messages of tests before."""
-    with current_app.connection_for_write() as connection:
-        client = connection.default_channel.client
+    with current_app.connection_for_write() as to_broker:
+        client = to_broker.default_channel.client
         client.delete(*QUEUES)
         yield client
         client.delete(*QUEUES)
@@ -63,6 +64,22 @@ def test_a_cluster_is_gone_over_as_asked(
     row = Pass.objects.get(pk=told["pass"])
     assert (row.kind, row.plan, row.state) == (kind, plan, "requested")
     assert sent(broker, "ganeti") == [("tasks.query.query_cluster", "{'cluster': 'alpha'}")]
+
+
+@pytest.mark.parametrize(
+    ("path", "task"), [("/instances/vm1", "issue_jobs"), ("", "query_cluster")]
+)
+def test_the_workers_are_told_when_the_request_is_committed_and_not_before(
+    caller: Client, monkeypatch: pytest.MonkeyPatch, path: str, task: str
+) -> None:
+    record_cluster()
+    open_when_told: list[bool] = []
+    monkeypatch.setattr(
+        f"proj.api.requesting.{task}.delay",
+        lambda **_: open_when_told.append(connection.in_atomic_block),
+    )
+    post(caller, f"/api/v1/clusters/alpha{path}/reconcile", 202)
+    assert open_when_told == [False]
 
 
 POSTS = [f"{INSTANCE}/reconcile", "/api/v1/clusters/alpha/reconcile"]
