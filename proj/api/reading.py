@@ -12,6 +12,7 @@ from proj.api.schemas import (
     Changes,
     Cluster,
     Clusters,
+    InstanceName,
     Instances,
     InstanceState,
     Limit,
@@ -64,7 +65,7 @@ def list_instances(
 
 
 @router.get(INSTANCE, response={200: InstanceState, 404: Problem})
-def read_instance(request: HttpRequest, cluster: str, name: str) -> InstanceState:
+def read_instance(request: HttpRequest, cluster: str, name: InstanceName) -> InstanceState:
     """Show the last known state of an instance."""
     return InstanceState.of(instance_named(cluster, name))
 
@@ -73,7 +74,7 @@ def read_instance(request: HttpRequest, cluster: str, name: str) -> InstanceStat
 def list_transitions(
     request: HttpRequest,
     cluster: str,
-    name: str,
+    name: InstanceName,
     limit: Limit = 100,
     before: Annotated[int, Query(ge=1, le=BIGINT)] | None = None,
 ) -> dict[str, Any]:
