@@ -112,7 +112,8 @@ def _table() -> Table:
         for status in ("ACTIVE", "STOPPED", "ERROR", "UNKNOWN")
     ]
     title = f"{Cluster.objects.count()} clusters: {', '.join(counts)}"
-    places = f"Flower http://127.0.0.1:{os.environ.get('FLOWER_PORT', '5555')}; Ctrl-C stops"
+    web, flower = os.environ.get("WEB_PORT", "8000"), settings.FLOWER_PORT
+    places = f"http://127.0.0.1:{web}; Flower http://127.0.0.1:{flower}; Ctrl-C stops"
     table = Table("at", "instance", "field", "from", "to", "rule", "job", title=title)
     table.caption = places
     latest = Transition.objects.exclude(rule="adopted").select_related("instance__cluster")
