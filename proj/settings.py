@@ -125,6 +125,8 @@ FOLLOW_PERIOD = timedelta(seconds=env.float("FOLLOW_PERIOD", default=1.5))
 """Between two readings of a cluster's job queue."""
 BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=1.0))
 """How often beat asks which clusters are due."""
+KEEP = timedelta(days=env.float("KEEP_DAYS", default=14.0))
+"""How long passes and their queries are kept; transitions are kept for ever."""
 GANETI_STATUSES = _statuses()
 """Words of Ganeti's that are to mean another status than by default."""
 GONE_AFTER = timedelta(seconds=env.float("GONE_AFTER", default=10.0))

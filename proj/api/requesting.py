@@ -24,7 +24,7 @@ from proj.clock import now
 from proj.inventory.models import Cluster, Pass
 from proj.reconcile import passes
 from proj.reconcile.operations import operation_started
-from proj.wiring import policy_of
+from proj.wiring import policy_of, tuning
 from tasks.query import issue_jobs, query_cluster
 
 router = Router(tags=["reconcile"])
@@ -88,6 +88,7 @@ def announce_operation(
             action=operation.action,
             job_id=operation.job_id,
             policy=policy_of(row),
+            tuning=tuning(),
             at=now(),
         )
     except ValueError as error:

@@ -168,8 +168,9 @@ def _confirms(seen: Seen, decision: Decision) -> bool:
 
 
 def _is_flapping(row: Instance, decision: Decision, context: Context) -> bool:
-    if not any(change.field == "status" for change in decision.changes):
-        return row.flapping_since is not None
+    changes_status = any(change.field == "status" for change in decision.changes)
+    if not (changes_status or row.flapping_since):
+        return False
     since = context.at - context.flapping.window
     recent = Transition.objects.filter(instance=row, field="status", at__gte=since)
     count = sum(1 + folded for folded in recent.values_list("folded", flat=True))

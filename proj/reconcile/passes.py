@@ -11,11 +11,16 @@ from proj.observation import Observation
 from proj.reconcile.decide import Decision, Seen, trail
 from proj.reconcile.rows import to_json
 
+PRUNED_AT_ONCE = 1_000
+"""Passes that are forgotten in one turn, so that no turn is long."""
+
 
 def request(
     cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False, approved: str = ""
 ) -> Pass:
     """Ask for a pass over a whole cluster; the next look takes it up.
+
+    Joins a request for the same that no look has taken up yet.
 
     Args:
         cluster: whose instances.
@@ -24,9 +29,30 @@ def request(
         plan: name the changes and write none.
         approved: the fingerprint of the mass change that an operator lets through.
     """
-    return Pass.objects.create(
-        cluster=cluster, kind=kind, plan=plan, requested_at=at, fingerprint=approved
-    )
+    with transaction.atomic():
+        Cluster.objects.select_for_update().get(pk=cluster.pk)
+        requested, _ = Pass.objects.get_or_create(
+            cluster=cluster,
+            kind=kind,
+            plan=plan,
+            fingerprint=approved,
+            state=Pass.State.REQUESTED,
+            attempts=0,
+            defaults={"requested_at": at},
+        )
+    return requested
+
+
+def prune(*, before: datetime) -> int:
+    """Forget passes that were closed before then, with their queries; the trail stays.
+
+    Returns:
+        How many passes were forgotten.
+    """
+    closed = Pass.objects.filter(state=Pass.State.CLOSED, closed_at__lt=before)
+    oldest = list(closed.order_by("id").values_list("pk", flat=True)[:PRUNED_AT_ONCE])
+    Pass.objects.filter(pk__in=oldest).delete()
+    return len(oldest)
 
 
 def request_instance(cluster: Cluster, name: str, *, at: datetime, plan: bool = False) -> Pass:

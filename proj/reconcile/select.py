@@ -138,13 +138,15 @@ def _not_backing_off(cluster: Cluster, names: list[str], *, at: datetime) -> lis
 def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:
     """Return those whose turn it is to be confirmed, oldest first, within the hourly budget.
 
-    One whose queries failed is due again, before its confirmation is old, when its wait is over.
+    One whose queries failed is due again, before its confirmation is old, when its wait is over;
+    one that flapped, when it may have come to rest.
     """
     per_look = max(1, round(cluster.jobs_per_hour * tuning.look_period / 3600))
     due = (
         Q(confirmed_at=None)
         | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
         | Q(ask_failures__gt=0)
+        | Q(flapping_since__isnull=False, confirmed_at__lt=at - tuning.flapping.window)
     )
     waiting = Query.objects.filter(cluster=cluster, state__in=Query.UNFINISHED)
     names = list(

@@ -38,6 +38,10 @@ class Clock:
         self._now += timedelta(milliseconds=1)
         return self._now
 
+    def peek(self) -> datetime:
+        """Return the time without letting it pass."""
+        return self._now
+
     def wait(self, seconds: float) -> None:
         """Let time pass."""
         self._now += timedelta(seconds=seconds)

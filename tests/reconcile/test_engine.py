@@ -1,6 +1,7 @@
 """The engine step by step: what a pass does to the rows."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -257,6 +258,27 @@ def test_a_flapping_instance_is_marked_and_its_changes_are_folded(ten: Engine) -
     changes = Transition.objects.filter(instance=row, field="status")
     assert changes.count() <= 12
     assert sum(1 + change.folded for change in changes) == 30
+    ten.clock.wait(700)
+    ten.run()
+    row.refresh_from_db()
+    assert row.flapping_since is None, "it has come to rest"
+
+
+def test_old_passes_are_forgotten_and_what_they_changed_is_not(ten: Engine) -> None:
+    ten.clock.wait(1000)
+    ten.backend.truth["vm3"] = "ERROR_down"
+    ten.run()
+    kept = Transition.objects.count()
+    assert passes.prune(before=ten.clock.peek() - timedelta(seconds=500)) == 1
+    assert (Pass.objects.count(), Query.objects.count()) == (1, 1)
+    assert Transition.objects.count() == kept
+
+
+def test_a_request_for_what_waits_already_joins_it(ten: Engine) -> None:
+    one, other = (passes.request(ten.cluster, kind=Pass.Kind.ALL, at=ten.clock()) for _ in range(2))
+    assert one == other
+    ten.look()
+    assert passes.request(ten.cluster, kind=Pass.Kind.ALL, at=ten.clock()) != one
 
 
 @pytest.mark.parametrize("status", ["SHUTOFF", "", "active"])
