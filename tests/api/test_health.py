@@ -24,7 +24,7 @@ def ready() -> tuple[int, list[str]]:
 def no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens where Redis should be."""
     nowhere = redis_client.Redis.from_url(f"redis://127.0.0.1:{free_port()}/0")
-    monkeypatch.setattr("proj.clock._server", lambda: nowhere)
+    monkeypatch.setattr("proj.clock.server", lambda: nowhere)
 
 
 @pytest.fixture
