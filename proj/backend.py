@@ -80,8 +80,9 @@ class Feed:
 class Look:
     """One cheap look at a whole cluster: the list of all its instances.
 
-    The list is read into observations only when somebody asks: a list with the digest of the
-    last one that agreed has nothing to tell.
+    The list is read into observations only when somebody asks, and only as far as he asks: a
+    list with the digest of the last one that agreed has nothing to tell, and neither has a
+    record with the print of the last one.
     """
 
     interval: Interval
@@ -90,7 +91,11 @@ class Look:
     """How many records the list has."""
     digest: str
     """Equal for equal lists."""
-    read: Callable[[], Iterable[Observation | Unreadable]]
+    prints: Callable[[], Sequence[tuple[str, int]]]
+    """For each record, in order: its name as far as it can be told, and a number that is equal
+    for equal records within one process."""
+    read: Callable[[Iterable[int]], Iterable[Observation | Unreadable]]
+    """Read the records at these places."""
 
     @cached_property
     def listed(self) -> tuple[Observation, ...]:
@@ -104,7 +109,7 @@ class Look:
 
     @cached_property
     def _records(self) -> tuple[Observation | Unreadable, ...]:
-        return tuple(self.read())
+        return tuple(self.read(range(self.size)))
 
 
 class Verdict(StrEnum):

@@ -4,7 +4,6 @@ import marshal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -52,7 +51,10 @@ class GanetiBackend:
             interval=interval,
             size=len(rows),
             digest=_digest(rows),
-            read=partial(replies.read_list, rows, interval, self._statuses),
+            prints=lambda: [(replies.name_in(row), hash(marshal.dumps(row, 2))) for row in rows],
+            read=lambda places: replies.read_list(
+                [rows[place] for place in places], interval, self._statuses
+            ),
         )
 
     def feed(self, after: int | None, known: Sequence[int]) -> Feed:

@@ -57,6 +57,14 @@ def read_list(
             yield Unreadable(name, f"row of the list: {_problem(error)}")
 
 
+def name_in(row: Any) -> str:
+    """Return the name in a row of the list; an empty one where it cannot be told."""
+    try:
+        return str(row[0][1])
+    except (TypeError, IndexError, KeyError):
+        return ""
+
+
 def read_query_result(
     result: Any,
     *,

@@ -258,15 +258,22 @@ def _on_list(
         return Decision(Action.REMEMBER, Rule.AGREES, memory=SETTLED)
     word = seen.backend_status or ""
     if word == recorded.backend_status:
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=SETTLED)
+        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(SETTLED, recorded))
     memory = Memory(witness=(word, seen.interval))
     if word not in policy.list_only:
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=memory)
+        # Only where a job cannot see what was recorded does it matter that the list moved on.
+        moved_on = recorded.backend_status in (policy.job_blind or {})
+        kept = memory if moved_on else SETTLED
+        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(kept, recorded))
     witness = recorded.memory.witness
     if witness is not None and _is_second(word, seen.interval, witness):
         state = tuple(c for c in changes if c.field in ("status", "backend_status"))
         return Decision(Action.RECORD, Rule.TWO_LISTS_AGREE, state, SETTLED)
     return Decision(Action.REMEMBER, Rule.FIRST_OF_TWO_LISTS, memory=memory)
+
+
+def _if_new(memory: Memory, recorded: Recorded) -> Memory | None:
+    return None if memory == recorded.memory else memory
 
 
 def _on_job(

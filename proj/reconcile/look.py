@@ -203,10 +203,10 @@ def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tu
     if mass is not None and mass.fingerprint != pass_of.fingerprint:
         _hold(pass_of, sight, mass, policy, tuning)
         return Next()
-    if selection.decided and selection.agrees():
+    if (selection.decided or selection.agreed) and selection.agrees():
         held.values |= {"agreed_digest": look.digest, "agreed_revisions": sight.revisions}
     asked = questions(pass_of, look, selection, sight.audit, at=at)
-    findings = list(_findings(look, selection))
+    findings = list(_findings(selection))
     if pass_of.pk is None and not (is_news or asked) and _is_told(cluster, findings):
         return Next()
     _open(pass_of, look, selection, findings, at=at)
@@ -234,7 +234,7 @@ def _hold(pass_of: Pass, sight: Sight, mass: brake.Held, policy: Policy, tuning:
     is_periodic = pass_of.pk is None
     if is_periodic and _is_held_already(pass_of.cluster, mass) and not free.decided:
         return
-    _open(pass_of, look, selection, list(_findings(look, selection)), at=at)
+    _open(pass_of, look, selection, list(_findings(selection)), at=at)
     if not pass_of.plan:
         context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
         _carry_out(pass_of.cluster, free, context)
@@ -290,8 +290,8 @@ def _open(
     pass_of.save()
 
 
-def _findings(look: Look, selection: Selection) -> Iterable[dict[str, str | None]]:
-    for record in look.unreadable:
+def _findings(selection: Selection) -> Iterable[dict[str, str | None]]:
+    for record in selection.unreadable:
         yield {"instance": record.instance, "problem": record.problem}
     for name in selection.names(Action.REPORT):
         yield {"instance": name, "problem": "Ganeti has it and the database has not"}

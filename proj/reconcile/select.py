@@ -1,16 +1,18 @@
 """Select: decide for every instance of a look, and say whom to ask."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
-from proj.backend import Look
+from proj.backend import Look, Unreadable
 from proj.inventory.models import Cluster, Instance, Pass, Query
 from proj.observation import Observation, Status
-from proj.reconcile import brake
+from proj.reconcile import brake, memo
 from proj.reconcile.decide import (
+    SETTLED,
     Absence,
     Action,
     Decision,
@@ -23,12 +25,18 @@ from proj.reconcile.decide import (
 from proj.reconcile.rows import looked_of, recorded_of
 from proj.reconcile.settings import Tuning
 
+ROWS_BY_NAME = 500
+"""Up to so many rows are fetched by their names, more by fetching all."""
+
 
 @dataclass(slots=True)
 class Selection:
-    """What one look came to: a decision for every instance seen or missed."""
+    """What one look came to: a decision for every instance that may have news."""
 
     decided: dict[str, tuple[Seen, Decision, Recorded | None]] = field(default_factory=dict)
+    agreed: int = 0
+    """How many more agreed as they did before."""
+    unreadable: list[Unreadable] = field(default_factory=list)
 
     def names(self, action: Action) -> list[str]:
         """Return the instances for which ``action`` was decided."""
@@ -55,29 +63,64 @@ class Question:
 
 
 def select(cluster: Cluster, look: Look, policy: Policy) -> Selection:
-    """Decide for every instance that the look saw, or that it missed."""
-    rows = {row.name: row for row in Instance.objects.filter(cluster=cluster)}
-    looked = looked_of(cluster)
-    recorded = {name: recorded_of(row, looked) for name, row in rows.items()}
-    selection = Selection()
+    """Decide for every instance that the look saw, or that it missed.
 
-    def weigh(name: str, seen: Seen) -> None:
-        known = recorded.get(name)
-        selection.decided[name] = (seen, decide(known, seen, policy), known)
-
-    for observation in look.listed:
-        weigh(observation.instance, observation)
-    complete = all(record.instance is not None for record in look.unreadable)
-    seen_names = {o.instance for o in look.listed} | {u.instance for u in look.unreadable}
-    if complete:
-        for name in recorded.keys() - seen_names:
-            weigh(name, Absence(by_name=False, interval=look.interval))
+    One that agreed before, and of which neither the record nor the row has changed since, is
+    not decided about again.
+    """
+    known = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED)
+    revisions = dict(known.values_list("name", "revision"))
+    before, agreed = memo.recall(cluster.pk), memo.Agreed()
+    prints = look.prints()
+    places = []
+    for place, (name, mark) in enumerate(prints):
+        if name in before and before[name] == (mark, revisions.get(name)):
+            agreed[name] = before[name]
+        else:
+            places.append(place)
+    selection = Selection(agreed=len(agreed))
+    sights: dict[str, Seen] = {}
+    for record in look.read(places):
+        if isinstance(record, Unreadable):
+            selection.unreadable.append(record)
+        else:
+            sights[record.instance] = record
+    hidden = {record.instance for record in selection.unreadable}
+    # A record whose name cannot be read may be anybody's who seems to be missing.
+    if None not in hidden:
+        for name in revisions.keys() - agreed.keys() - sights.keys() - hidden:
+            sights[name] = Absence(by_name=False, interval=look.interval)
+    marks = dict(prints)
+    rows, looked = _rows(cluster, sights), looked_of(cluster)
+    for name, seen in sights.items():
+        row = rows.get(name)
+        recorded = recorded_of(row, looked) if row else None
+        decision = decide(recorded, seen, policy)
+        selection.decided[name] = (seen, decision, recorded)
+        if row and recorded and _is_settled(recorded, decision):
+            agreed[name] = (marks[name], row.revision)
+    memo.keep(cluster.pk, agreed)
     return selection
+
+
+def _rows(cluster: Cluster, names: Collection[str]) -> dict[str, Instance]:
+    rows = Instance.objects.filter(cluster=cluster)
+    if len(names) <= ROWS_BY_NAME:
+        rows = rows.filter(name__in=list(names))
+    return {row.name: row for row in rows}
+
+
+def _is_settled(recorded: Recorded, decision: Decision) -> bool:
+    return (
+        recorded.memory == SETTLED
+        and recorded.status is not Status.DELETED
+        and (decision.action, decision.rule) == (Action.NOTHING, Rule.AGREES)
+    )
 
 
 def mass_change(selection: Selection, look: Look, limits: brake.Limits) -> brake.Held | None:
     """Return why this look must wait for an operator, or None."""
-    known = 0
+    known = selection.agreed
     deleted, stopped = [], []
     for name, (seen, decision, recorded) in selection.decided.items():
         # One that Ganeti never showed, like a build that failed, cannot vanish; and what a job

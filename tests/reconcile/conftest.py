@@ -81,7 +81,13 @@ class Memory:
         )
         records = [*listed, *self.unreadable]
         digest = str([(item.instance, item.backend_status, item.configuration) for item in listed])
-        return Look(interval, len(records), f"{hash(digest):x}{len(records)}", lambda: records)
+        return Look(
+            interval,
+            len(records),
+            f"{hash(digest):x}{len(records)}",
+            lambda: [(str(it.instance), hash(_print_of(it))) for it in records],
+            lambda places: [records[place] for place in places],
+        )
 
     def feed(self, after: int | None, known: Sequence[int]) -> Feed:
         if self.is_down:
@@ -167,6 +173,12 @@ class Memory:
     def _seen(self, name: str, word: str, evidence: Evidence, interval: Interval) -> Observation:
         made_of = self.configuration.get(name, Configuration(memory=4))
         return Observation(name, STATUS_OF_WORD[word], word, made_of, evidence, interval)
+
+
+def _print_of(record: Observation | Unreadable) -> object:
+    if isinstance(record, Unreadable):
+        return record
+    return (record.instance, record.backend_status, record.configuration)
 
 
 @dataclass
