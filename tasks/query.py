@@ -18,8 +18,12 @@ from tasks.reconcile import reconcile_instance
 
 @shared_task(name="tasks.query.query_clusters")
 def query_clusters() -> None:
-    """Fan out: a look for each cluster that is due, and a step for each chain that died."""
+    """Fan out: a look for each cluster that is due, and a step for each chain that died.
+
+    Passes whose last task died before it closed them are closed here.
+    """
     at = now()
+    passes.sweep(at=at)
     look.spread_herd(tuning(), at=at)
     of_it = {"cluster": OuterRef("pk")}
     requested = Q(state=Pass.State.REQUESTED) | Q(state=Pass.State.OPEN, relook_at__lte=at)
@@ -28,12 +32,9 @@ def query_clusters() -> None:
         | Q(state=Query.State.ANSWERED, answered_at__lt=at - timedelta(seconds=30)),
         **of_it,
     )
-    abandoned = Pass.objects.filter(
-        **of_it, state=Pass.State.OPEN, relook_at=None, started_at__lt=at - timedelta(seconds=60)
-    )
     clusters = Cluster.objects.filter(paused=False).annotate(
         is_requested=Exists(Pass.objects.filter(requested, **of_it)),
-        is_dead=Exists(forgotten) | Exists(abandoned),
+        is_dead=Exists(forgotten),
     )
     due = Q(next_look_at=None) | Q(next_look_at__lte=at) | Q(is_requested=True)
     for name in clusters.filter(due).values_list("name", flat=True):

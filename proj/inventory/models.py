@@ -141,6 +141,10 @@ class Instance(models.Model):
     ask_failures = models.PositiveIntegerField(default=0)
     ask_after = models.DateTimeField(null=True, blank=True)
     flapping_since = models.DateTimeField(null=True, blank=True)
+    changes_since = models.DateTimeField(
+        null=True, blank=True, help_text="when the window began in which changes are counted"
+    )
+    changes_in_window = models.PositiveIntegerField(default=0, help_text="of the status")
     version = models.BigIntegerField(default=1, help_text="counts every write")
     revision = models.BigIntegerField(
         default=1, help_text="counts the writes that later decisions may depend on"

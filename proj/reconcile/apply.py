@@ -117,15 +117,14 @@ def _write(
         return True
     if row is None:
         return _create(cluster, name, values, seen, decision, context)
-    flapping = _is_flapping(row, decision, context)
-    values["flapping_since"] = (row.flapping_since or context.at) if flapping else None
+    values |= _counted(row, decision, context)
     is_news = decision.changes or (decision.memory or memory_of(row)) != memory_of(row)
     with transaction.atomic(savepoint=False):
         mine = Instance.objects.filter(pk=row.pk, version=row.version)
         versions = {"version": row.version + 1, "revision": row.revision + bool(is_news)}
         if not mine.update(**values, **versions):
             return False
-        _keep_trail(row, seen, decision, context, fold=flapping)
+        _keep_trail(row, seen, decision, context, fold=values["flapping_since"] is not None)
     return True
 
 
@@ -167,14 +166,19 @@ def _confirms(seen: Seen, decision: Decision) -> bool:
     )
 
 
-def _is_flapping(row: Instance, decision: Decision, context: Context) -> bool:
-    changes_status = any(change.field == "status" for change in decision.changes)
-    if not (changes_status or row.flapping_since):
-        return False
-    since = context.at - context.flapping.window
-    recent = Transition.objects.filter(instance=row, field="status", at__gte=since)
-    count = sum(1 + folded for folded in recent.values_list("folded", flat=True))
-    return count >= context.flapping.changes
+def _counted(row: Instance, decision: Decision, context: Context) -> dict[str, Any]:
+    """Count the changes of status within a window; too many of them are flapping."""
+    changes = sum(change.field == "status" for change in decision.changes)
+    since, count = row.changes_since, row.changes_in_window
+    if since is None or context.at - since > context.flapping.window:
+        since, count = context.at, 0
+    count += changes
+    is_flapping = count > context.flapping.changes
+    return {
+        "changes_since": since,
+        "changes_in_window": count,
+        "flapping_since": (row.flapping_since or context.at) if is_flapping else None,
+    }
 
 
 def _keep_trail(

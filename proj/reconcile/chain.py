@@ -31,11 +31,17 @@ class Stepper:
 
 def step(it: Stepper) -> None:
     """Poll, then issue. A request that fails leaves its rows as they are for a later step."""
-    queries.recover(it.cluster, it.tuning, it.chain, at=it.now())
+    at = it.now()
+    submitted = {}
+    for query in queries.in_flight(it.cluster, it.tuning, at=at):
+        if query.state == Query.State.SUBMITTED and query.job_id is not None:
+            submitted[query.job_id] = query
+        else:
+            queries.recover(query, it.tuning, it.chain, at=at)
     try:
         if it.cluster.is_failing:
             it.backend.version()
-        _poll(it)
+        _poll(it, submitted)
         _submit(it)
     except BackendError as error:
         _request_failed(it, error)
@@ -100,28 +106,18 @@ def end(cluster: Cluster, mine: datetime) -> None:
     Cluster.objects.filter(pk=cluster.pk, await_until=mine).update(await_until=None)
 
 
-def _poll(it: Stepper) -> None:
-    in_flight = {
-        query.job_id: query
-        for query in Query.objects.filter(
-            cluster=it.cluster, state=Query.State.SUBMITTED
-        ).select_related("pass_of")
-        if query.job_id is not None
-    }
-    submitted = {
+def _poll(it: Stepper, submitted: dict[int, Query]) -> None:
+    since = {
         job_id: query.submitted_at
-        for job_id, query in in_flight.items()
+        for job_id, query in submitted.items()
         if query.submitted_at is not None
     }
-    if not submitted:
+    if not since:
         return
-    reports = {report.job_id: report for report in it.backend.poll(submitted)}
-    for job_id in submitted:
+    reports = {report.job_id: report for report in it.backend.poll(since)}
+    for job_id in since:
         # A job that the answer leaves out is waited for like one that is open.
-        report = reports.get(job_id, JobReport(job_id, Verdict.PENDING))
-        query = in_flight[job_id]
-        query.cluster = it.cluster
-        _take(it, query, report)
+        _take(it, submitted[job_id], reports.get(job_id, JobReport(job_id, Verdict.PENDING)))
 
 
 def _take(it: Stepper, query: Query, report: JobReport) -> None:

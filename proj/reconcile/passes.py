@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 
 from proj.inventory.models import Cluster, Pass, Query, Transition
 from proj.observation import Observation
@@ -146,6 +147,14 @@ def hold(pass_of: Pass, reason: str, fingerprint: str, *, at: datetime) -> None:
 def close_finished(cluster: Cluster, *, at: datetime) -> None:
     """Close every open pass of the cluster of which nothing is left to be done."""
     for pass_of in Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN):
+        close_if_finished(pass_of, at=at)
+
+
+def sweep(*, at: datetime) -> None:
+    """Close every open pass, of whichever cluster, of which nothing is left to be done."""
+    left = Query.objects.filter(pass_of=OuterRef("pk"), state__in=Query.UNFINISHED)
+    finished = Pass.objects.filter(~Exists(left), state=Pass.State.OPEN, relook_at=None)
+    for pass_of in finished:
         close_if_finished(pass_of, at=at)
 
 

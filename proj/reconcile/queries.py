@@ -128,23 +128,35 @@ def give_up(query: Query, error: str, *, at: datetime) -> None:
     passes.close_if_finished(query.pass_of, at=at)
 
 
-def recover(cluster: Cluster, tuning: Tuning, chain: Chain, *, at: datetime) -> None:
-    """Take up what a worker that died left half done."""
-    lost = Q(
-        state=Query.State.SUBMITTING,
-        submitted_at__lt=at - timedelta(seconds=tuning.submit_timeout),
+def in_flight(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
+    """Return what was submitted and not answered, and what a worker that died left half done."""
+    mine = Query.objects.filter(
+        Q(state=Query.State.SUBMITTED)
+        | Q(
+            state=Query.State.SUBMITTING,
+            submitted_at__lt=at - timedelta(seconds=tuning.submit_timeout),
+        )
+        | Q(
+            state=Query.State.ANSWERED,
+            answered_at__lt=at - timedelta(seconds=tuning.answer_timeout),
+        ),
+        cluster=cluster,
     )
-    forgotten = Q(
-        state=Query.State.ANSWERED, answered_at__lt=at - timedelta(seconds=tuning.answer_timeout)
-    )
-    for query in Query.objects.filter(lost | forgotten, cluster=cluster).select_related("pass_of"):
-        if query.state == Query.State.SUBMITTING:
-            retry(query, tuning, "lost with its worker", at=at)
-        elif query.attempts + 1 >= tuning.query_attempts:
-            give_up(query, "its reconcile task fails: see the workers' logs", at=at)
-        else:
-            Query.objects.filter(pk=query.pk).update(answered_at=at, attempts=query.attempts + 1)
-            chain(query)
+    found = list(mine.select_related("pass_of"))
+    for query in found:
+        query.cluster = cluster
+    return found
+
+
+def recover(query: Query, tuning: Tuning, chain: Chain, *, at: datetime) -> None:
+    """Take up a query whose worker died before it had a job, or before it was reconciled."""
+    if query.state == Query.State.SUBMITTING:
+        retry(query, tuning, "lost with its worker", at=at)
+    elif query.attempts + 1 >= tuning.query_attempts:
+        give_up(query, "its reconcile task fails: see the workers' logs", at=at)
+    else:
+        Query.objects.filter(pk=query.pk).update(answered_at=at, attempts=query.attempts + 1)
+        chain(query)
 
 
 def _again(
