@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock up lab lab-down
+.PHONY: help setup demo test bench check format lock up lab lab-down
 BIN := .venv/bin
 
 help: ## Show what there is
@@ -16,6 +16,9 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
 	  export TEST_LAB=var/test-lab; \
 	  $(BIN)/pytest -q --database=sqlite && $(BIN)/pytest -q --database=postgres
+
+bench: setup ## Measure everything, as ratios, to bench/results.json and a table
+	@$(BIN)/python -m bench $(BENCH)
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -57,10 +57,7 @@ def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decis
         if decision.action is Action.ASK:
             queries.ask_again(query, tuning, f"undecided: {decision.rule}", at=at)
             return decision
-    alive_until = query.cluster.await_until
-    if alive_until is None or alive_until < at:
-        # A chain that is alive closes the pass at its end.
-        passes.close_if_finished(query.pass_of, at=at)
+    passes.close_if_finished(query.pass_of, at=at)
     return decision
 
 
