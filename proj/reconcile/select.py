@@ -154,6 +154,8 @@ def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str
         Instance.objects.filter(due, cluster=cluster)
         .filter(Q(ask_after=None) | Q(ask_after__lte=at))
         .exclude(status=Status.DELETED)
+        # A query would wait for the lock that the job holds on its instance.
+        .exclude(operation_job_id__isnull=False, operation_end="")
         .exclude(name__in=waiting.values("instance"))
         .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)))
         .values_list("name", flat=True)[:per_look]
