@@ -233,13 +233,13 @@ def _answered(query: Query, answer: dict[str, Any], chain: Chain, *, at: datetim
 
 
 def _submit(cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock) -> None:
-    for query in _claim(cluster, tuning, at=now()):
+    claimed = _claim(cluster, tuning, at=now())
+    for number, query in enumerate(claimed):
         try:
             job_id = backend.submit_query(query.instance, limit=cluster.max_in_flight)
         except BackendError:
-            Query.objects.filter(cluster=cluster, state=Query.State.SUBMITTING).update(
-                state=Query.State.PENDING, submitted_at=None
-            )
+            for unasked in claimed[number:]:
+                _release(unasked)
             raise
         Query.objects.filter(pk=query.pk, state=Query.State.SUBMITTING).update(
             state=Query.State.SUBMITTED, job_id=job_id
@@ -250,14 +250,32 @@ def _ask_names(
     cluster: Cluster, backend: Backend, tuning: Tuning, now: Clock, chain: Chain
 ) -> None:
     """Ask for the names that only a 404 can settle, a few at a time."""
-    waiting = Query.objects.filter(cluster=cluster, by_name=True, state=Query.State.PENDING)
-    for query in waiting.order_by("id")[:10]:
-        asked = now()
-        claimed = Query.objects.filter(pk=query.pk, state=Query.State.PENDING).update(
-            state=Query.State.SUBMITTING, submitted_at=asked
-        )
-        if claimed:
+    for _ in range(10):
+        query = _claim_name(cluster, at=now())
+        if query is None:
+            return
+        try:
             _ask_by_name(query, backend, tuning, now, chain)
+        except BackendError:
+            _release(query)
+            raise
+
+
+def _claim_name(cluster: Cluster, *, at: datetime) -> Query | None:
+    """Claim a name to be asked for, unless a job on it is in flight."""
+    with transaction.atomic():
+        Cluster.objects.select_for_update().get(pk=cluster.pk)
+        mine = Query.objects.filter(cluster=cluster)
+        in_flight = mine.filter(state__in=Query.IN_FLIGHT)
+        query = (
+            mine.filter(by_name=True, state=Query.State.PENDING)
+            .exclude(instance__in=in_flight.values("instance"))
+            .order_by("id")
+            .first()
+        )
+        if query is not None:
+            Query.objects.filter(pk=query.pk).update(state=Query.State.SUBMITTING, submitted_at=at)
+    return query
 
 
 def _claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
@@ -268,8 +286,8 @@ def _claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
     with transaction.atomic():
         locked = Cluster.objects.select_for_update().get(pk=cluster.pk)
         mine = Query.objects.filter(cluster=cluster)
-        in_flight = mine.filter(state__in=Query.IN_FLIGHT, by_name=False)
-        free = locked.max_in_flight - in_flight.count()
+        in_flight = mine.filter(state__in=Query.IN_FLIGHT)
+        free = locked.max_in_flight - in_flight.filter(by_name=False).count()
         if free <= 0:
             return []
         ready = Q(not_until=None) | Q(not_until__lte=at)
@@ -311,8 +329,20 @@ def _ask_again(query: Query, tuning: Tuning, error: str, *, at: datetime) -> Non
         _back_to_waiting(query, attempts=attempts, error=error, not_until=None)
 
 
+def _release(query: Query) -> None:
+    """Let a query that could not be sent wait again as it was."""
+    _back_to_waiting(
+        query, attempts=query.attempts, error="", not_until=None, by_name=query.by_name
+    )
+
+
 def _back_to_waiting(
-    query: Query, *, attempts: int, error: str, not_until: datetime | None
+    query: Query,
+    *,
+    attempts: int,
+    error: str,
+    not_until: datetime | None,
+    by_name: bool = False,
 ) -> None:
     twin = Query.objects.filter(
         cluster=query.cluster,
@@ -330,7 +360,7 @@ def _back_to_waiting(
         attempts=attempts,
         error=error,
         not_until=not_until,
-        by_name=False,
+        by_name=by_name,
         job_id=None,
         submitted_at=None,
         answer=None,

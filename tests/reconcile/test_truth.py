@@ -31,6 +31,9 @@ def write(world: World, seen: Observation) -> None:
     apply(engine.cluster, seen.instance, seen, context)
 
 
+between_transactions = pytest.mark.django_db(transaction=True)
+
+
 def nothing_but_health(world: World) -> list[dict[str, Any]]:
     """Run a pass and a look, and return what is recorded of the instances."""
     world.engine.run()
@@ -148,7 +151,7 @@ def test_two_lists_without_a_404_delete_nothing(world: World) -> None:
     assert world.recorded()[name] == "ACTIVE running"
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 500, 502, 504])
+@pytest.mark.parametrize("code", [401, 403, 500, 502])
 def test_a_name_that_cannot_be_asked_for_is_no_404(
     world: World, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -160,9 +163,9 @@ def test_a_name_that_cannot_be_asked_for_is_no_404(
 
     monkeypatch.setattr(world.rapi, "answer", refuse)
     world.truth.remove(name)
-    for _ in range(3):
-        world.engine.run()
-        world.engine.clock.wait(1000)
+    world.engine.run()
+    world.engine.clock.wait(1000)
+    world.engine.run()
     assert world.recorded()[name] == "ACTIVE running"
 
 
@@ -217,6 +220,7 @@ def ask_about_a_crash(world: World) -> None:
     world.engine.settle()
 
 
+@between_transactions
 def test_a_row_that_another_worker_changes_meanwhile_never_goes_back_in_time(
     make_world: MakeWorld,
 ) -> None:
@@ -237,6 +241,7 @@ def test_a_row_that_another_worker_changes_meanwhile_never_goes_back_in_time(
     assert ends == {"STOPPED ERROR_down", "UNKNOWN ERROR_nodeoffline"}
 
 
+@between_transactions
 def test_a_row_that_is_deleted_meanwhile_is_adopted_anew_or_stays_away(
     make_world: MakeWorld,
 ) -> None:
@@ -445,6 +450,7 @@ def look_at_a_crash(world: World) -> None:
     world.engine.step()
 
 
+@between_transactions
 @pytest.mark.parametrize("happens", [appear, appear_by_a_job, appear_and_be_recorded])
 def test_an_instance_created_between_any_two_reads_is_never_missing(
     make_world: MakeWorld, happens: Callable[[World], None]
@@ -459,6 +465,7 @@ def test_an_instance_created_between_any_two_reads_is_never_missing(
         assert not Transition.objects.filter(after="DELETED").exists()
 
 
+@between_transactions
 @pytest.mark.parametrize("happens", [disappear, disappear_by_a_job])
 def test_an_instance_removed_between_any_two_reads_ends_deleted_and_never_otherwise(
     make_world: MakeWorld, happens: Callable[[World], None]
