@@ -8,6 +8,7 @@ from typing import Any
 from proj.backend import JobReport, Unreadable, Verdict
 from proj.ganeti.replies import job_id_of, read_fields, read_query_result
 from proj.ganeti.states import STATUS_OF_WORD
+from proj.ganeti.values import printable, problem_of, shown
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation, Status
 
 JOB_FIELDS = ("id", "status", "opresult", "ops")
@@ -30,7 +31,7 @@ def reports_on(
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             job_id = _id_in(row)
             if job_id in submitted:
-                yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {error}")
+                yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {problem_of(error)}")
 
 
 def _id_in(row: Any) -> int:
@@ -66,7 +67,7 @@ def report_on(
         case "error":
             return _error(job_id, values, interval, statuses)
         case other:
-            raise ValueError(f"job {job_id} has the unknown status {other!r}")
+            raise ValueError(f"job {job_id} has the unknown status {shown(other)}")
 
 
 def end_of(row: Any) -> tuple[int, JobEnd] | None:
@@ -88,6 +89,8 @@ def end_of(row: Any) -> tuple[int, JobEnd] | None:
 def _success(
     job_id: int, values: Mapping[str, Any], interval: Interval, statuses: Mapping[str, Status]
 ) -> JobReport:
+    if len(values["ops"]) != len(values["opresult"]):
+        raise ValueError("its results were cut short")
     observations, unreadable = [], []
     for operation, result in zip(values["ops"], values["opresult"], strict=True):
         for read in read_query_result(
@@ -109,7 +112,7 @@ def _error(
     job_id: int, values: Mapping[str, Any], interval: Interval, statuses: Mapping[str, Status]
 ) -> JobReport:
     kind, message, code = _reason(values["opresult"])
-    text = f"job {job_id}: {message}"
+    text = f"job {job_id}: {printable(message)}"
     if code == "unknown_entity":
         return JobReport(job_id, Verdict.ABSENT, error=text)
     if code == "wrong_state" or kind is None:
