@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock up lab lab-down
+.PHONY: help setup demo test nightly check format lock up lab lab-down
 BIN := .venv/bin
+PROPERTIES := tests/reconcile/test_histories.py tests/reconcile/test_bad_input.py
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -16,6 +17,10 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
 	  export TEST_LAB=var/test-lab; \
 	  $(BIN)/pytest -q --database=sqlite && $(BIN)/pytest -q --database=postgres
+
+nightly: setup ## Run the property tests on 2,000 histories, on both databases
+	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=sqlite $(PROPERTIES)
+	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=postgres $(PROPERTIES)
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Whatever Ganeti answers, a whole pass keeps a clear error and harms no other instance."""
 
 import json
+import os
 import re
 from itertools import count
 from typing import Any
@@ -39,6 +40,9 @@ IMPATIENT = {
     "retry_base": 0.1, "retry_cap": 1,
 }  # fmt: skip
 
+EXAMPLES = int(os.environ.get("HISTORIES", "150"))
+"""How many answers are spoiled; 2,000 in the nightly run."""
+
 numbers = count()
 
 
@@ -64,7 +68,7 @@ def spoil(world: World, wanted: str, place: list[int], value: Any) -> None:
     world.spoil = on_its_way
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(("/query/instance", "/query/job", "/info")),
     PLACES,

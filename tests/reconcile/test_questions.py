@@ -74,3 +74,27 @@ def test_a_request_that_comes_while_another_cannot_be_sent_joins_it(world: World
     world.engine.settle()
     asked.refresh_from_db()
     assert asked.outcome == "in_sync"
+
+
+def test_however_many_jobs_are_in_flight_one_request_awaits_them(world: World) -> None:
+    world.queue.stuck = True
+    for name in world.truth.instances:
+        world.engine.ask(name)
+    world.engine.step()
+    world.rapi.requests.clear()
+    world.engine.step()
+    assert Query.objects.filter(state="submitted").count() == 3
+    assert world.rapi.requests == [("PUT", "/2/query/job")]
+
+
+def test_a_pass_goes_on_over_a_master_that_moves(world: World) -> None:
+    name = world.nth(0)
+    world.truth.crash(name)
+    asked = world.engine.ask(name)
+    world.queue.seconds = 1e6
+    world.engine.step()
+    world.queue.seconds = 0
+    world.queue.move_master()
+    world.engine.settle()
+    asked.refresh_from_db()
+    assert (asked.outcome, world.recorded()[name]) == ("reconciled", "STOPPED ERROR_down")
