@@ -40,7 +40,7 @@ IMPATIENT = {
     "retry_base": 0.1, "retry_cap": 1,
 }  # fmt: skip
 
-EXAMPLES = int(os.environ.get("HISTORIES", "150"))
+EXAMPLES = int(os.environ.get("HISTORIES", "50"))
 """How many answers are spoiled; 2,000 in the nightly run."""
 
 numbers = count()

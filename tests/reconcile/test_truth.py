@@ -642,13 +642,18 @@ def test_when_thirty_of_a_hundred_vanish_nothing_is_deleted_before_somebody_look
     assert list(world.recorded().values()).count("DELETED") == 30
 
 
-def test_when_a_node_of_half_the_instances_dies_they_are_unknown_without_asking_anybody(
+def test_when_a_node_of_most_instances_dies_they_are_unknown_without_asking_anybody(
     make_world: MakeWorld,
 ) -> None:
     world = make_world(instances=20)
+    for name in list(world.truth.instances)[:15]:
+        world.truth.change(name, node="node1.alpha", running_on="node1.alpha")
+    world.engine.run()
     world.truth.set_node("node1.alpha", is_down=True)
     assert world.engine.run().outcome == "reconciled"
-    assert list(world.recorded().values()).count("UNKNOWN ERROR_nodedown") == 10
+    dead = [name for name, it in world.truth.instances.items() if it.node == "node1.alpha"]
+    assert len(dead) > 15
+    assert {world.recorded()[name] for name in dead} == {"UNKNOWN ERROR_nodedown"}
 
 
 def test_twenty_changes_within_a_minute_mark_the_instance_and_do_not_flood_its_history(
