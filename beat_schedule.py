@@ -7,10 +7,13 @@ from typing import Any
 def schedule(beat_period: timedelta) -> dict[str, dict[str, Any]]:
     """Return Celery's beat schedule. Each entry expires before its next turn comes."""
     seconds = beat_period.total_seconds()
+    each_beat = {"schedule": seconds, "options": {"expires": seconds * 0.9}}
     return {
-        "query the clusters that are due": {
-            "task": "tasks.query.query_clusters",
-            "schedule": seconds,
-            "options": {"expires": seconds * 0.9},
+        "look at the clusters that are due": {"task": "tasks.query.query_clusters", **each_beat},
+        "follow their job queues": {"task": "tasks.follow.follow_clusters", **each_beat},
+        "forget old passes": {
+            "task": "tasks.housekeeping.prune_passes",
+            "schedule": 600.0,
+            "options": {"expires": 540.0},
         },
     }

@@ -1,6 +1,7 @@
 """What the rest of the system asks of a backend: anything that answers this can be reconciled.
 
-A backend only reads. Nothing here can start, stop, create or delete an instance.
+A backend only reads. Nothing here can start, stop, create or delete an instance; the one thing
+that may be taken back is a query of ours.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
-from proj.observation import Interval, JobEnd, Observation
+from proj.observation import Evidence, Interval, JobEnd, Observation
 
 
 class BackendError(Exception):
@@ -23,6 +24,10 @@ class TryAgain(BackendError):
 
 class Misconfigured(BackendError):
     """Wrong address, password or certificate: only an operator can mend it."""
+
+
+class Busy(TryAgain):
+    """As many requests are under way as the cluster may have; nothing was sent."""
 
 
 class SaysNothing(BackendError):
@@ -39,31 +44,58 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A job in the backend's queue that is not final and changes an instance."""
+    """What a job does to an instance."""
 
-    job_id: int
     instance: str
     operation: str
     """CREATE, REBOOT, REINSTALL, STARTUP, SHUTDOWN, MIGRATE, FAILOVER, REMOVE, ..."""
-    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One job of the backend's queue, as far as it matters here."""
+
+    job_id: int
+    has_started: bool
+    end: JobEnd | None
+    """None while it is open."""
+    work: tuple[Work, ...] = ()
+    """The instances that it changes."""
+    is_query: bool = False
+    """It reads instances, and its result tells what it read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What became of the queue since the last feed."""
+
+    jobs: tuple[QueuedJob, ...]
+    """Every job that is new, and every one that was asked for by its id."""
+    newest: int
+    """The highest job id seen so far: the place from which the next feed goes on."""
+    interval: Interval
 
 
 @dataclass(frozen=True)
 class Look:
-    """One cheap look at a whole cluster: the open jobs first, then all instances.
+    """One cheap look at a whole cluster: the list of all its instances.
 
-    The list is read into observations only when somebody asks: a list with the digest of the
-    last one that agreed has nothing to tell.
+    The list is read into observations only when somebody asks, and only as far as he asks: a
+    list with the digest of the last one that agreed has nothing to tell, and neither has a
+    record with the print of the last one.
     """
 
-    work: tuple[Work, ...]
     interval: Interval
-    """From the first request's leaving to the last answer's arrival."""
+    """From the request's leaving to the answer's arrival."""
     size: int
     """How many records the list has."""
     digest: str
     """Equal for equal lists."""
-    read: Callable[[], Iterable[Observation | Unreadable]]
+    prints: Callable[[], Sequence[tuple[str, int]]]
+    """For each record, in order: its name as far as it can be told, and a number that is equal
+    for equal records within one process."""
+    read: Callable[[Iterable[int]], Iterable[Observation | Unreadable]]
+    """Read the records at these places."""
 
     @cached_property
     def listed(self) -> tuple[Observation, ...]:
@@ -77,7 +109,7 @@ class Look:
 
     @cached_property
     def _records(self) -> tuple[Observation | Unreadable, ...]:
-        return tuple(self.read())
+        return tuple(self.read(range(self.size)))
 
 
 class Verdict(StrEnum):
@@ -114,7 +146,15 @@ class Backend(Protocol):
         ...
 
     def look(self) -> Look:
-        """Read the open jobs, then all instances, in two requests."""
+        """Read all instances, in one request."""
+        ...
+
+    def feed(self, after: int | None, known: Sequence[int]) -> Feed:
+        """Read the jobs newer than ``after`` and those of ``known``, in one request.
+
+        Where ``after`` is None the feed begins: only what is open now is told.
+        One of ``known`` that the queue has lost is told with the end LOST.
+        """
         ...
 
     def submit_query(self, instance: str, *, limit: int) -> int:
@@ -124,15 +164,17 @@ class Backend(Protocol):
         """
         ...
 
-    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
-        """Report on each job of ``submitted`` (job id -> when it was submitted) by one request.
+    def poll(
+        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
+    ) -> Sequence[JobReport]:
+        """Report on each query job of ``submitted`` (job id -> not begun before) by one request.
 
-        Observations carry the interval from the job's submission to this answer.
+        Observations carry the interval from that moment to this answer.
         """
         ...
 
-    def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
-        """Tell how each of these jobs ended, by one request; those still open are left out."""
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a query job of ours that is stuck; False where this is not possible."""
         ...
 
     def exists(self, instance: str) -> bool:

@@ -1,10 +1,11 @@
 """The Celery application: queues, delivery and connections."""
 
+import gc
 import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, task_prerun
+from celery.signals import setup_logging, task_prerun, worker_init, worker_process_init
 from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
@@ -52,6 +53,7 @@ def _configure(sender: Celery, **_: Any) -> None:
             "tasks.requery.*": {"queue": "on-demand"},
             "tasks.follow.*": {"queue": "ganeti"},
             "tasks.reconcile.*": {"queue": "reconcile"},
+            "tasks.housekeeping.*": {"queue": "reconcile"},
         },
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=True,
@@ -65,9 +67,16 @@ def _configure(sender: Celery, **_: Any) -> None:
     )
 
 
-app.autodiscover_tasks(["tasks"], related_name="query")
-app.autodiscover_tasks(["tasks"], related_name="reconcile")
-app.autodiscover_tasks(["tasks"], related_name="requery")
+for _module in ("follow", "housekeeping", "query", "reconcile", "requery"):
+    app.autodiscover_tasks(["tasks"], related_name=_module)
+
+
+@worker_init.connect
+@worker_process_init.connect
+def _collect_seldom(**_: Any) -> None:
+    """Let the garbage collector leave alone what stays, and not run within each long list."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @setup_logging.connect

@@ -13,12 +13,24 @@ def now() -> datetime:
     Raises:
         redis.exceptions.RedisError: the server does not answer.
     """
-    seconds, microseconds = _server().time()
+    seconds, microseconds = server().time()
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
+def now_or_here() -> datetime:
+    """Return ``now()``, or this machine's time while Redis does not answer.
+
+    For ages that a person reads; nothing may be decided by it.
+    """
+    try:
+        return now()
+    except redis.RedisError:
+        return datetime.now(UTC)
+
+
 @cache
-def _server() -> "redis.Redis":
+def server() -> "redis.Redis":
+    """Return the connection to Redis that this process shares."""
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=5, socket_keepalive=True
     )

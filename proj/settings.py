@@ -3,8 +3,10 @@
 import secrets
 import sys
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import environ
@@ -17,16 +19,20 @@ env = environ.Env()
 environ.Env.read_env(BASE_DIR / ".env")
 
 
-def _secret_key() -> str:
-    """Return the key of the environment, or one made once and kept under var/."""
-    given: str = env("SECRET_KEY", default="")
+def _kept(name: str, file: str) -> str:
+    """Return a secret of the environment, or one made once and kept in VAR_DIR."""
+    given: str = env(name, default="")
     if given:
         return given
-    kept = VAR_DIR / "secret-key"
+    kept = VAR_DIR / file
     if not kept.exists():
-        kept.touch(mode=0o600)
-        kept.write_text(secrets.token_urlsafe(50), encoding="utf-8")
-    return kept.read_text(encoding="utf-8")
+        # Of several processes that start at once, one makes it, and nobody reads half of it.
+        with NamedTemporaryFile("w", dir=VAR_DIR, encoding="utf-8") as made:
+            made.write(secrets.token_urlsafe(50))
+            made.flush()
+            with suppress(FileExistsError):
+                kept.hardlink_to(made.name)
+    return kept.read_text(encoding="utf-8").strip()
 
 
 def _database() -> dict[str, Any]:
@@ -59,7 +65,9 @@ def _statuses() -> dict[str, Status]:
 VAR_DIR = Path(env("VAR_DIR", default=str(BASE_DIR / "var")))
 VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-SECRET_KEY = _secret_key()
+SECRET_KEY = _kept("SECRET_KEY", "secret-key")
+API_TOKEN = _kept("API_TOKEN", "api-token")
+"""What a caller of the API has to show."""
 DEBUG = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
@@ -70,8 +78,10 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "ninja",
     "proj.inventory",
     "proj.cli",
+    "proj.dashboard",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -103,6 +113,7 @@ TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 
 REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
+FLOWER_PORT = env.int("FLOWER_PORT", default=5555)
 
 LOOK_PERIOD = timedelta(seconds=env.float("LOOK_PERIOD", default=60.0))
 """Between two looks at a cluster where nothing changes."""
@@ -110,8 +121,12 @@ LOOK_PERIOD_MIN = timedelta(
     seconds=env.float("LOOK_PERIOD_MIN", default=LOOK_PERIOD.total_seconds() / 6)
 )
 """Between two looks at one where something does."""
+FOLLOW_PERIOD = timedelta(seconds=env.float("FOLLOW_PERIOD", default=1.5))
+"""Between two readings of a cluster's job queue."""
 BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=1.0))
 """How often beat asks which clusters are due."""
+KEEP = timedelta(days=env.float("KEEP_DAYS", default=14.0))
+"""How long passes and their queries are kept; transitions are kept for ever."""
 GANETI_STATUSES = _statuses()
 """Words of Ganeti's that are to mean another status than by default."""
 GONE_AFTER = timedelta(seconds=env.float("GONE_AFTER", default=10.0))

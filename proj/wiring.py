@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from proj.clock import now
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
 from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
+from proj.gate import seat
 from proj.inventory.models import Cluster, UnknownPolicy
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
@@ -21,6 +23,8 @@ def tuning() -> Tuning:
     return Tuning(
         look_period=settings.LOOK_PERIOD.total_seconds(),
         look_period_min=settings.LOOK_PERIOD_MIN.total_seconds(),
+        follow_period=settings.FOLLOW_PERIOD.total_seconds(),
+        feed_max_age=max(5.0, 2 * settings.FOLLOW_PERIOD.total_seconds()),
         gone_after=settings.GONE_AFTER.total_seconds(),
     )
 
@@ -41,7 +45,18 @@ def backend_of(cluster: Cluster) -> Backend:
     Raises:
         Misconfigured: the password cannot be read.
     """
-    connection = Connection(
+    statuses = {**STATUS_OF_WORD, **settings.GANETI_STATUSES}
+    gate = partial(seat, cluster.name, cluster.max_requests)
+    return GanetiBackend(connection_of(cluster), now, statuses, gate)
+
+
+def connection_of(cluster: Cluster) -> Connection:
+    """Return how to reach a cluster's RAPI.
+
+    Raises:
+        Misconfigured: the password cannot be read.
+    """
+    return Connection(
         name=cluster.name,
         host=cluster.host,
         port=cluster.port,
@@ -51,7 +66,6 @@ def backend_of(cluster: Cluster) -> Backend:
         insecure=cluster.insecure,
         certificates=settings.VAR_DIR / "certificates",
     )
-    return GanetiBackend(connection, now, {**STATUS_OF_WORD, **settings.GANETI_STATUSES})
 
 
 def password_of(cluster: Cluster) -> str:

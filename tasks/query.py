@@ -1,5 +1,6 @@
 """Look at clusters, issue query jobs and await them."""
 
+from datetime import datetime, timedelta
 from functools import partial
 
 from celery import shared_task
@@ -9,40 +10,43 @@ from django.db.models import Exists, OuterRef, Q
 from proj.backend import Misconfigured
 from proj.clock import now
 from proj.inventory.models import Cluster, Pass, Query
-from proj.reconcile import look, passes, queries
+from proj.reconcile import chain, look, passes
+from proj.reconcile.leases import lease
 from proj.wiring import backend_of, policy_of, tuning
 from tasks.reconcile import reconcile_instance
-
-IDLE_INTERVAL = 1.0
-"""Seconds between two steps when nothing is in flight."""
 
 
 @shared_task(name="tasks.query.query_clusters")
 def query_clusters() -> None:
-    """Fan out: one query task for each cluster that is due; dead chains are taken up."""
+    """Fan out: a look for each cluster that is due, and a step for each chain that died."""
     at = now()
-    mine = {"cluster": OuterRef("pk")}
-    requested = Pass.objects.filter(**mine, state=Pass.State.REQUESTED)
-    opened = Pass.objects.filter(**mine, state=Pass.State.OPEN)
-    unfinished = Query.objects.filter(**mine, state__in=Query.UNFINISHED)
-    clusters = Cluster.objects.annotate(
-        is_requested=Exists(requested), is_busy=Exists(opened) | Exists(unfinished)
-    )
     look.spread_herd(tuning(), at=at)
-    due = Q(next_look_at=None) | Q(next_look_at__lte=at)
-    for name in clusters.filter(due | Q(is_requested=True), paused=False).values_list(
-        "name", flat=True
-    ):
+    of_it = {"cluster": OuterRef("pk")}
+    requested = Q(state=Pass.State.REQUESTED) | Q(state=Pass.State.OPEN, relook_at__lte=at)
+    forgotten = Query.objects.filter(
+        Q(state__in=(Query.State.PENDING, *Query.IN_FLIGHT))
+        | Q(state=Query.State.ANSWERED, answered_at__lt=at - timedelta(seconds=30)),
+        **of_it,
+    )
+    abandoned = Pass.objects.filter(
+        **of_it, state=Pass.State.OPEN, relook_at=None, started_at__lt=at - timedelta(seconds=60)
+    )
+    clusters = Cluster.objects.filter(paused=False).annotate(
+        is_requested=Exists(Pass.objects.filter(requested, **of_it)),
+        is_dead=Exists(forgotten) | Exists(abandoned),
+    )
+    due = Q(next_look_at=None) | Q(next_look_at__lte=at) | Q(is_requested=True)
+    for name in clusters.filter(due).values_list("name", flat=True):
         query_cluster.delay(cluster=name)
-    dead = Q(await_until=None) | Q(await_until__lt=at)
-    for name in clusters.filter(dead, is_busy=True, paused=False).values_list("name", flat=True):
+    free = Q(await_until=None) | Q(await_until__lt=at)
+    for name in clusters.filter(free, is_dead=True).values_list("name", flat=True):
         issue_jobs.delay(cluster=name)
 
 
 @shared_task(name="tasks.query.query_cluster")
 def query_cluster(*, cluster: str) -> None:
     """Look at one cluster, select, and set the chain of polls going."""
-    with look.lease(cluster, tuning(), at=now()) as held:
+    with lease(cluster, "look", tuning().look_lease, at=now()) as held:
         if held is None:
             return
         row = held.cluster
@@ -52,12 +56,14 @@ def query_cluster(*, cluster: str) -> None:
         try:
             backend = backend_of(row)
         except Misconfigured as error:
-            held.values = {"last_error": str(error)}
+            held.values = look.misconfigured(error, tuning(), at=now())
             _refuse(row, str(error))
             return
-        is_open = look.look_at(held, backend, policy_of(row), tuning(), now)
-    if is_open:
+        after = look.look_at(held, backend, policy_of(row), tuning(), now, have_reconciled)
+    if after.is_asked:
         issue_jobs.delay(cluster=cluster)
+    if after.look_in is not None:
+        query_cluster.apply_async(kwargs={"cluster": cluster}, countdown=after.look_in + 0.1)
 
 
 @shared_task(name="tasks.query.issue_jobs")
@@ -66,56 +72,33 @@ def issue_jobs(*, cluster: str) -> None:
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    if queries.take_chain(row, at=now()):
-        _advance(row)
-    else:
-        queries.submit_only(row, backend_of(row), tuning(), now)
+    mine = chain.take(row, tuning(), at=now())
+    if mine is not None:
+        _advance(row, mine)
+        return
+    try:
+        chain.submit_only(_stepper(row))
+    except Misconfigured:
+        # The chain that is alive meets the same, and says so.
+        return
 
 
 @shared_task(name="tasks.query.await_jobs")
-def await_jobs(*, cluster: str) -> None:
-    """One step of a cluster's chain: poll, issue, and call the next step."""
+def await_jobs(*, cluster: str, until: str) -> None:
+    """One step of a cluster's chain: poll, issue, and call the next step.
+
+    ``until`` is the token by which a step knows that the chain is still this one.
+    """
     row = Cluster.objects.filter(name=cluster, paused=False).first()
     if row is None:
         return
-    queries.keep_chain(row, at=now())
-    _advance(row)
+    mine = chain.keep(row, datetime.fromisoformat(until), tuning(), at=now())
+    if mine is not None:
+        _advance(row, mine)
 
 
-def _advance(row: Cluster) -> None:
-    try:
-        backend = backend_of(row)
-    except Misconfigured as error:
-        _refuse(row, str(error))
-        queries.end_chain(row)
-        return
-    queries.step(row, backend, tuning(), now, _chain)
-    if queries.relook_is_due(row, at=now()):
-        query_cluster.delay(cluster=row.name)
-    if not queries.is_busy(row):
-        queries.end_chain(row)
-        # A request that came between the two lines above saw a living chain.
-        if not (queries.is_busy(row) and queries.take_chain(row, at=now())):
-            return
-    await_jobs.apply_async(kwargs={"cluster": row.name}, countdown=_pause(row))
-
-
-def _pause(row: Cluster) -> float:
-    row.refresh_from_db(fields=["failures"])
-    if row.failures:
-        return min(10.0, 0.5 * 2.0**row.failures)
-    active = Query.objects.filter(
-        cluster=row, state__in=(*Query.IN_FLIGHT, Query.State.PENDING), not_until=None
-    )
-    return tuning().poll_interval if active.exists() else IDLE_INTERVAL
-
-
-def _refuse(row: Cluster, error: str) -> None:
-    for pass_of in Pass.objects.filter(cluster=row).exclude(state=Pass.State.CLOSED):
-        passes.fail(pass_of, error, at=now())
-
-
-def _chain(query: Query) -> None:
+def have_reconciled(query: Query) -> None:
+    """Reconcile the instance of a query as soon as its answer is committed."""
     transaction.on_commit(
         partial(
             reconcile_instance.delay,
@@ -124,3 +107,31 @@ def _chain(query: Query) -> None:
             query=query.pk,
         )
     )
+
+
+def _stepper(row: Cluster) -> chain.Stepper:
+    return chain.Stepper(row, backend_of(row), tuning(), now, have_reconciled)
+
+
+def _advance(row: Cluster, mine: datetime) -> None:
+    try:
+        stepper = _stepper(row)
+    except Misconfigured as error:
+        _refuse(row, str(error))
+        chain.end(row, mine)
+        return
+    chain.step(stepper)
+    pause = chain.pause(row, tuning(), at=now())
+    if pause is None:
+        passes.close_finished(row, at=now())
+        chain.end(row, mine)
+        if chain.pause(row, tuning(), at=now()) is not None:
+            # A request that came between the lines above saw a living chain.
+            issue_jobs.delay(cluster=row.name)
+        return
+    await_jobs.apply_async(kwargs={"cluster": row.name, "until": mine.isoformat()}, countdown=pause)
+
+
+def _refuse(row: Cluster, error: str) -> None:
+    for pass_of in Pass.objects.filter(cluster=row).exclude(state=Pass.State.CLOSED):
+        passes.fail(pass_of, error, at=now())

@@ -1,58 +1,93 @@
 """A Ganeti cluster as a backend: look, query, poll. It reads and never acts."""
 
 import marshal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import JobReport, Look, SaysNothing
+from proj.backend import Feed, JobReport, Look, QueuedJob, SaysNothing
 from proj.ganeti import jobs, replies
 from proj.ganeti.client import PROBE_TIMEOUT, Connection, connect
-from proj.ganeti.errors import NOT_FOUND, sorted_errors
+from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, sorted_errors
 from proj.ganeti.states import STATUS_OF_WORD
-from proj.observation import Interval, JobEnd, Status
+from proj.observation import Evidence, Interval, JobEnd, Status
 
 LABEL = "reconciliation"
 """Ganeti counts a rate limit by its label: it must never change from job to job."""
 
 
 class GanetiBackend:
-    """Implements ``proj.backend.Backend`` over RAPI."""
+    """Implements ``proj.backend.Backend`` over RAPI.
+
+    Every request passes through ``gate``, which holds the bound on requests at a time.
+    """
 
     def __init__(
         self,
         connection: Connection,
         clock: Callable[[], datetime],
         statuses: Mapping[str, Status] = STATUS_OF_WORD,
+        gate: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._statuses = statuses
+        self._gate = gate
 
     def version(self) -> str:
         """Return the version of RAPI's protocol."""
         return str(self._call(lambda client: client.GetVersion(), timeout=PROBE_TIMEOUT))
 
     def look(self) -> Look:
-        """Read the open jobs, then all instances."""
+        """Read all instances."""
         begun = self._clock()
-        still_open = ["|", *(["=", "status", word] for word in replies.OPEN_JOB)]
-        queue = self._query("job", replies.WORK_FIELDS, still_open)
-        with self._sorted():
-            work = tuple(replies.read_work(queue))
         rows = self._query("instance", replies.LIST_FIELDS, None)
         interval = Interval(begun, self._clock())
         return Look(
-            work=work,
             interval=interval,
             size=len(rows),
             digest=_digest(rows),
-            read=partial(replies.read_list, rows, interval, self._statuses),
+            prints=lambda: [(replies.name_in(row), hash(marshal.dumps(row, 2))) for row in rows],
+            read=lambda places: replies.read_list(
+                [rows[place] for place in places], interval, self._statuses
+            ),
         )
+
+    def feed(self, after: int | None, known: Sequence[int]) -> Feed:
+        """Read what is new in the queue; a second request asks for known jobs that are archived.
+
+        Ganeti keeps the archive out of any query but one for nothing but ids.
+        """
+        begun = self._clock()
+        if after is None:
+            newest, rows = self._begin_feed()
+        else:
+            newest = after
+            rows = self._query("job", jobs.FEED_FIELDS, ["|", [">", "id", after], *_ids(known)])
+        with self._sorted():
+            found = {job.job_id: job for job in jobs.read_feed(rows)}
+        hidden = [job_id for job_id in known if job_id not in found]
+        if hidden:
+            rows = self._query("job", jobs.FEED_FIELDS, _any_of(hidden))
+            lost = {job_id: QueuedJob(job_id, True, JobEnd.LOST) for job_id in hidden}
+            with self._sorted():
+                found |= lost | {job.job_id: job for job in jobs.read_feed(rows)}
+        return Feed(
+            jobs=tuple(found[job_id] for job_id in sorted(found)),
+            newest=max([newest, *found]),
+            interval=Interval(begun, self._clock()),
+        )
+
+    def _begin_feed(self) -> tuple[int, list[Any]]:
+        listed = self._call(lambda client: client.GetJobs())
+        with self._sorted():
+            newest = max((replies.job_id_of(job) for job in listed), default=0)
+        still_open = ["|", *(["=", "status", word] for word in jobs.OPEN)]
+        return newest, self._query("job", jobs.FEED_FIELDS, still_open)
 
     def submit_query(self, instance: str, *, limit: int) -> int:
         """Issue OP_INSTANCE_QUERY_DATA for one instance."""
@@ -61,26 +96,28 @@ class GanetiBackend:
         with self._sorted():
             return replies.job_id_of(job_id)
 
-    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
+    def poll(
+        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
+    ) -> Sequence[JobReport]:
         """Read all these jobs by one request."""
         rows = self._query("job", jobs.JOB_FIELDS, _any_of(submitted))
         answered = self._clock()
         with self._sorted():
-            return list(jobs.reports_on(rows, submitted, answered, self._statuses))
+            return list(jobs.reports_on(rows, submitted, answered, self._statuses, evidence))
 
-    def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
-        """Read how these jobs ended; one the queue does not know is lost."""
-        rows = self._query("job", jobs.END_FIELDS, _any_of(job_ids))
-        ends = dict.fromkeys(job_ids, JobEnd.LOST)
-        with self._sorted():
-            for row in rows:
-                values = replies.read_fields(row, jobs.END_FIELDS)
-                end = jobs.end_of(row)
-                if end is not None:
-                    ends[end[0]] = end[1]
-                elif values["status"] is not None:
-                    ends.pop(replies.job_id_of(values["id"]), None)
-        return ends
+    def cancel(self, job_id: int) -> bool:
+        """Cancel the job, where the user has the option ``write``."""
+
+        def ask(client: Any) -> bool:
+            try:
+                done, _ = client.CancelJob(job_id)
+            except GanetiApiError as error:
+                if error.code != FORBIDDEN:
+                    raise
+                return False
+            return bool(done)
+
+        return bool(self._call(ask))
 
     def exists(self, instance: str) -> bool:
         """Ask for the very name; a 404 is the only "no"."""
@@ -106,7 +143,7 @@ class GanetiBackend:
         return rows
 
     def _call(self, request: Callable[[Any], Any], **options: int) -> Any:
-        with self._sorted():
+        with self._gate(), self._sorted():
             return request(connect(self._connection, **options))
 
     def _sorted(self) -> Any:
@@ -118,5 +155,9 @@ def _digest(rows: list[Any]) -> str:
     return blake2b(marshal.dumps(rows, 2), digest_size=32).hexdigest()
 
 
-def _any_of(job_ids: Any) -> list[Any]:
-    return ["|", *(["=", "id", job_id] for job_id in job_ids)]
+def _any_of(job_ids: Iterable[int]) -> list[Any]:
+    return ["|", *_ids(job_ids)]
+
+
+def _ids(job_ids: Iterable[int]) -> list[Any]:
+    return [["=", "id", job_id] for job_id in job_ids]

@@ -72,26 +72,16 @@ def _init_curl() -> None:
 
 def _curl_config(connection: Connection, timeout: int) -> Callable[..., None]:
     common = {"proxy": "", "connect_timeout": CONNECT_TIMEOUT, "timeout": timeout}
-    if connection.insecure or connection.certificate is None:
-        unverified = GenericCurlConfig(**common)
-
-        def configure_insecure(curl: Any, logger: Any) -> None:
-            unverified(curl, logger)
-            curl.setopt(pycurl.SSL_VERIFYPEER, False)
-            curl.setopt(pycurl.SSL_VERIFYHOST, 0)
-            curl.setopt(pycurl.NOSIGNAL, 1)
-
-        return configure_insecure
-    verified = GenericCurlConfig(
-        cafile=str(_certificate_file(connection)),
+    if connection.certificate is not None and not connection.insecure:
+        common["cafile"] = str(_certificate_file(connection))
         # A pinned certificate of RAPI names no host that we would know; a CA signs many.
-        verify_hostname=_is_authority(connection.certificate),
-        **common,
-    )
+        common["verify_hostname"] = _is_authority(connection.certificate)
+    general = GenericCurlConfig(**common)
 
     def configure(curl: Any, logger: Any) -> None:
-        verified(curl, logger)
-        # Or curl trusts every authority of the machine too, and reads them all each time.
+        general(curl, logger)
+        # Debian's curl trusts the system's authorities beside the pinned certificate, and reads
+        # all of them anew for each request.
         curl.unsetopt(pycurl.CAPATH)
         curl.setopt(pycurl.NOSIGNAL, 1)
 

@@ -10,6 +10,7 @@ from ganeti.rapi.client import CertificateError, Error, GanetiApiError
 from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain
 from proj.ganeti.values import printable
 
+FORBIDDEN = 403
 NOT_FOUND = 404
 
 _CERTIFICATE = frozenset(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proj.backend import Unreadable, Work
+from proj.backend import Unreadable
 from proj.ganeti.nics import parse_nic
 from proj.ganeti.states import STATUS_OF_WORD, word_of
 from proj.ganeti.values import LARGEST_JOB_ID, number_of, problem_of, shown, text_of
@@ -27,15 +27,11 @@ LIST_FIELDS = (
     "snodes",
     "os",
 )
-WORK_FIELDS = ("id", "status", "summary")
-OPEN_JOB = ("queued", "waiting", "running", "canceling")
 
 NORMAL = 0
 """The result status of a field whose value counts."""
 
 _NAME = re.compile(r"[\w.-]{1,255}")
-_WORK = re.compile(r"INSTANCE_([A-Z_]{1,30})\(([\w.-]{1,255})\)")
-_READS_ONLY = frozenset({"QUERY_DATA", "QUERY", "CONSOLE"})
 
 Read = Observation | Unreadable
 
@@ -60,6 +56,14 @@ def read_list(
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             yield Unreadable(name, f"row of the list: {problem_of(error)}")
+
+
+def name_in(row: Any) -> str:
+    """Return the name in a row of the list; an empty one where it cannot be told."""
+    try:
+        return str(row[0][1])
+    except (TypeError, IndexError, KeyError):
+        return ""
 
 
 def read_query_result(
@@ -91,28 +95,6 @@ def read_query_result(
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             yield Unreadable(name, f"result of job {job_id}: {problem_of(error)}")
-
-
-def read_work(rows: Sequence[Any]) -> Iterator[Work]:
-    """Read the open jobs that change an instance out of ``Query("job", WORK_FIELDS)``.
-
-    Raises:
-        ValueError: a row is not of the shape that was asked for.
-    """
-    for row in rows:
-        values = _values(row, WORK_FIELDS)
-        summaries = values["summary"] or []
-        if not isinstance(summaries, list):
-            raise ValueError("the summary of a job is no list")
-        for summary in summaries:
-            match = _WORK.fullmatch(summary) if isinstance(summary, str) else None
-            if match and match[1] not in _READS_ONLY:
-                yield Work(
-                    job_id=job_id_of(values["id"]),
-                    instance=match[2],
-                    operation=match[1],
-                    running=values["status"] == "running",
-                )
 
 
 def read_fields(row: Any, fields: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class Cluster(models.Model):
     max_in_flight = models.PositiveSmallIntegerField(
         default=3, help_text="query jobs in Ganeti's queue at once"
     )
+    max_requests = models.PositiveSmallIntegerField(
+        default=4, help_text="requests to RAPI at once; it serves 20 clients, and hangs the next"
+    )
     jobs_per_hour = models.PositiveIntegerField(
         default=240, help_text="query jobs an hour that the audit may spend"
     )
@@ -60,13 +63,27 @@ class Cluster(models.Model):
     await_until = models.DateTimeField(
         null=True, blank=True, help_text="until when a chain of polls is known to be alive"
     )
+    feed_after = models.BigIntegerField(
+        null=True, blank=True, help_text="the newest job of the queue that was seen"
+    )
+    next_follow_at = models.DateTimeField(null=True, blank=True)
+    follow_until = models.DateTimeField(
+        null=True, blank=True, help_text="until when the present reading of the queue owns it"
+    )
+    followed_not_before = models.DateTimeField(null=True, blank=True)
+    follow_failures = models.PositiveIntegerField(
+        default=0, help_text="readings of the queue that failed in a row"
+    )
     looked_not_before = models.DateTimeField(null=True, blank=True)
     looked_not_after = models.DateTimeField(null=True, blank=True)
     agreed_digest = models.CharField(
         max_length=64, blank=True, help_text="the last list that held no news"
     )
-    agreed_versions = models.BigIntegerField(default=0)
-    failures = models.PositiveIntegerField(default=0, help_text="failed requests in a row")
+    agreed_revisions = models.BigIntegerField(default=0)
+    failures = models.PositiveIntegerField(default=0, help_text="looks that failed in a row")
+    query_failures = models.PositiveIntegerField(
+        default=0, help_text="steps of the chain that failed in a row"
+    )
     last_error = models.TextField(blank=True)
 
     class Meta:
@@ -74,6 +91,11 @@ class Cluster(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last request of any kind failed: the next one is to be a cheap one."""
+        return bool(self.failures or self.follow_failures or self.query_failures)
 
 
 class Instance(models.Model):
@@ -119,7 +141,10 @@ class Instance(models.Model):
     ask_failures = models.PositiveIntegerField(default=0)
     ask_after = models.DateTimeField(null=True, blank=True)
     flapping_since = models.DateTimeField(null=True, blank=True)
-    version = models.BigIntegerField(default=1)
+    version = models.BigIntegerField(default=1, help_text="counts every write")
+    revision = models.BigIntegerField(
+        default=1, help_text="counts the writes that later decisions may depend on"
+    )
 
     class Meta:
         ordering = ("cluster__name", "name")
@@ -159,6 +184,7 @@ class Pass(models.Model):
         SWEEP = "sweep"
         ALL = "all"
         REQUERY = "requery"
+        FOLLOW = "follow"
 
     class State(models.TextChoices):
         REQUESTED = "requested"
@@ -202,7 +228,7 @@ class Pass(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=("cluster",),
-                condition=Q(state="open") & ~Q(kind="requery"),
+                condition=Q(state="open", kind__in=["sweep", "all"]),
                 name="pass_one_open_sweep_per_cluster",
             ),
             models.CheckConstraint(
@@ -280,6 +306,30 @@ class Query(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cluster.name}/{self.instance} {self.state}"
+
+
+class Job(models.Model):
+    """A job of the cluster's queue that is followed: open, or with a result not read yet."""
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="jobs")
+    job_id = models.BigIntegerField()
+    work = models.JSONField(default=list, help_text="pairs of operation and instance")
+    is_query = models.BooleanField(default=False)
+    has_ended = models.BooleanField(default=False)
+    told = models.BooleanField(default=False, help_text="its instances show it")
+    unstarted_at = models.DateTimeField(
+        null=True, blank=True, help_text="when it was last known not to have begun"
+    )
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("job_id",)
+        constraints = (
+            models.UniqueConstraint(fields=("cluster", "job_id"), name="job_once_per_cluster"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.cluster.name} job {self.job_id}"
 
 
 class Transition(models.Model):

@@ -1,17 +1,28 @@
 """The only writer of an instance's state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import F
 
 from proj.inventory.models import Cluster, Instance, Transition
-from proj.observation import Evidence, Observation
-from proj.reconcile.decide import Action, Decision, Policy, Recorded, Seen, decide, trail
+from proj.observation import Evidence, Interval, Observation
+from proj.reconcile.decide import (
+    SETTLED,
+    Action,
+    Decision,
+    Policy,
+    Recorded,
+    Seen,
+    decide,
+    trail,
+)
 from proj.reconcile.rows import (
     looked_of,
+    memory_of,
     recorded_of,
     to_json,
     values_of_changes,
@@ -77,6 +88,16 @@ def apply(cluster: Cluster, name: str, seen: Seen, context: Context) -> Applied:
     raise KeepsChanging(f"{cluster.name}/{name}")
 
 
+def confirm(rows: Sequence[Instance], interval: Interval) -> None:
+    """Note that a job found all these instances as they are recorded, by one statement.
+
+    The rows are locked, and were decided on as they are now.
+    """
+    Instance.objects.filter(pk__in=[row.pk for row in rows]).update(
+        **values_of_memory(SETTLED), **_confirmed(interval), version=F("version") + 1
+    )
+
+
 def _write(
     cluster: Cluster,
     name: str,
@@ -89,30 +110,52 @@ def _write(
     if decision.memory is not None:
         values |= values_of_memory(decision.memory)
     if decision.action is Action.RECORD:
-        values |= values_of_changes(decision.changes)
-        values |= {
-            "observed_not_before": seen.interval.not_before,
-            "observed_not_after": seen.interval.not_after,
-        }
+        values |= values_of_changes(decision.changes) | _observed(seen.interval)
     if _confirms(seen, decision):
-        values |= {"confirmed_at": seen.interval.not_before, "ask_failures": 0, "ask_after": None}
+        values |= _confirmed(seen.interval)
     if not values or (row is None and decision.action is not Action.RECORD):
         return True
+    if row is None:
+        return _create(cluster, name, values, seen, decision, context)
+    flapping = _is_flapping(row, decision, context)
+    values["flapping_since"] = (row.flapping_since or context.at) if flapping else None
+    is_news = decision.changes or (decision.memory or memory_of(row)) != memory_of(row)
+    with transaction.atomic(savepoint=False):
+        mine = Instance.objects.filter(pk=row.pk, version=row.version)
+        versions = {"version": row.version + 1, "revision": row.revision + bool(is_news)}
+        if not mine.update(**values, **versions):
+            return False
+        _keep_trail(row, seen, decision, context, fold=flapping)
+    return True
+
+
+def _create(
+    cluster: Cluster,
+    name: str,
+    values: Mapping[str, Any],
+    seen: Seen,
+    decision: Decision,
+    context: Context,
+) -> bool:
     try:
         with transaction.atomic():
-            flapping = False
-            if row is None:
-                row = Instance.objects.create(cluster=cluster, name=name, **values)
-            else:
-                flapping = _is_flapping(row, decision, context)
-                values["flapping_since"] = (row.flapping_since or context.at) if flapping else None
-                mine = Instance.objects.filter(pk=row.pk, version=row.version)
-                if not mine.update(**values, version=row.version + 1):
-                    return False
-            _keep_trail(row, seen, decision, context, fold=flapping)
+            row = Instance.objects.create(cluster=cluster, name=name, **values)
+            _keep_trail(row, seen, decision, context, fold=False)
     except IntegrityError:
         return False
     return True
+
+
+def _observed(interval: Interval) -> dict[str, Any]:
+    return {
+        "observed_not_before": interval.not_before,
+        "observed_not_after": interval.not_after,
+    }
+
+
+def _confirmed(interval: Interval) -> dict[str, Any]:
+    asked = {"confirmed_at": interval.not_before, "ask_failures": 0, "ask_after": None}
+    return _observed(interval) | asked
 
 
 def _confirms(seen: Seen, decision: Decision) -> bool:
@@ -125,8 +168,9 @@ def _confirms(seen: Seen, decision: Decision) -> bool:
 
 
 def _is_flapping(row: Instance, decision: Decision, context: Context) -> bool:
-    if not any(change.field == "status" for change in decision.changes):
-        return row.flapping_since is not None
+    changes_status = any(change.field == "status" for change in decision.changes)
+    if not (changes_status or row.flapping_since):
+        return False
     since = context.at - context.flapping.window
     recent = Transition.objects.filter(instance=row, field="status", at__gte=since)
     count = sum(1 + folded for folded in recent.values_list("folded", flat=True))
@@ -138,23 +182,22 @@ def _keep_trail(
 ) -> None:
     if decision.action is not Action.RECORD:
         return
-    job_id = getattr(seen, "job_id", None)
-    word = getattr(seen, "backend_status", None) or ""
+    new = []
     for change in trail(decision):
         values: dict[str, Any] = {
             "after": to_json(change.after),
-            "backend_status": word,
+            "backend_status": getattr(seen, "backend_status", None) or "",
             "rule": decision.rule,
             "source": context.source,
-            "job_id": job_id,
+            "job_id": getattr(seen, "job_id", None),
             "at": context.at,
             "pass_of_id": context.pass_id,
         }
         if fold and _fold(row, change.field, values):
             continue
-        Transition.objects.create(
-            instance=row, field=change.field, before=to_json(change.before), **values
-        )
+        before = to_json(change.before)
+        new.append(Transition(instance=row, field=change.field, before=before, **values))
+    Transition.objects.bulk_create(new)
 
 
 def _fold(row: Instance, field: str, values: dict[str, Any]) -> bool:

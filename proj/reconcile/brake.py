@@ -17,6 +17,14 @@ class Limits:
     stopped_share: float = 0.5
     stopped_at_least: int = 3
 
+    def at_least(self, status: Status) -> int:
+        """How many may always go to this status, DELETED or STOPPED."""
+        return self.deleted_at_least if status is Status.DELETED else self.stopped_at_least
+
+    def share(self, status: Status) -> float:
+        """Which share of a cluster's instances may."""
+        return self.deleted_share if status is Status.DELETED else self.stopped_share
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -111,8 +111,10 @@ class Working:
     """An open job in the queue works on the instance."""
 
     operation: str
-    job_id: int
+    job_id: int | None
     interval: Interval
+    announced: bool = False
+    """The host system says so; its job may not have an id yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,15 +258,22 @@ def _on_list(
         return Decision(Action.REMEMBER, Rule.AGREES, memory=SETTLED)
     word = seen.backend_status or ""
     if word == recorded.backend_status:
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=SETTLED)
+        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(SETTLED, recorded))
     memory = Memory(witness=(word, seen.interval))
     if word not in policy.list_only:
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=memory)
+        # Only where a job cannot see what was recorded does it matter that the list moved on.
+        moved_on = recorded.backend_status in (policy.job_blind or {})
+        kept = memory if moved_on else SETTLED
+        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(kept, recorded))
     witness = recorded.memory.witness
     if witness is not None and _is_second(word, seen.interval, witness):
         state = tuple(c for c in changes if c.field in ("status", "backend_status"))
         return Decision(Action.RECORD, Rule.TWO_LISTS_AGREE, state, SETTLED)
     return Decision(Action.REMEMBER, Rule.FIRST_OF_TWO_LISTS, memory=memory)
+
+
+def _if_new(memory: Memory, recorded: Recorded) -> Memory | None:
+    return None if memory == recorded.memory else memory
 
 
 def _on_job(
@@ -353,7 +362,7 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
     if recorded is None:
         if status is not Status.BUILD:
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if not policy.adopt:
+        if not (policy.adopt or seen.announced):
             return Decision(Action.REPORT, Rule.UNKNOWN_TO_US)
         began = (Change("status", None, status),)
         return Decision(Action.RECORD, Rule.OPERATION_BEGAN, began, memory)
@@ -361,7 +370,7 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
     if known is not None and known.job_id is not None:
         if known.job_id == seen.job_id:
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if known.job_id > seen.job_id and known.end is None:
+        if known.end is None and (seen.job_id is None or known.job_id > seen.job_id):
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
     if not seen.interval.begins_after(recorded.observed):
         return Decision(Action.NOTHING, Rule.STALE)
@@ -373,11 +382,16 @@ def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Dec
 
 def _on_ended(recorded: Recorded | None, seen: Ended) -> Decision:
     if recorded is None:
-        return Decision(Action.ASK, Rule.OPERATION_ENDED)
+        # Whoever else it may be, the next list shows.
+        is_new = seen.operation == "CREATE" and seen.end is not JobEnd.FAILED
+        return Decision(Action.ASK if is_new else Action.NOTHING, Rule.OPERATION_ENDED)
     known = recorded.memory.operation
     if known is not None and known.job_id not in (None, seen.job_id):
-        return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-    if known is not None and known.end is not None:
+        if known.end is None:
+            return Decision(Action.NOTHING, Rule.IN_FLIGHT)
+        if (known.job_id or 0) > seen.job_id:
+            return Decision(Action.ASK, Rule.OPERATION_ENDED)
+    elif known is not None and known.end is not None:
         return Decision(Action.ASK, Rule.OPERATION_ENDED)
     since = known.since if known is not None else seen.interval.not_before
     ended = Operation(seen.operation, seen.job_id, since, seen.end, seen.interval.not_after)

@@ -1,20 +1,20 @@
-"""Look at a whole cluster: one look at a time, in two requests, and settle what it shows."""
+"""Look at a whole cluster: one look at a time, jobs first, and settle what the list shows."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Q, Sum
 
-from proj.backend import Backend, BackendError, Look, Misconfigured
+from proj.backend import Backend, BackendError, Busy, Look, Misconfigured
 from proj.inventory.models import Cluster, Instance, Pass
-from proj.observation import JobEnd
-from proj.reconcile import brake, passes
+from proj.reconcile import brake, follow, passes
 from proj.reconcile.apply import Context, apply
 from proj.reconcile.decide import Action, Policy, Rule
+from proj.reconcile.leases import Lease, lease
+from proj.reconcile.queries import Chain
 from proj.reconcile.select import (
     Selection,
     due_for_audit,
@@ -27,6 +27,11 @@ from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
 
+_OF_THE_WHOLE = (Pass.Kind.SWEEP, Pass.Kind.ALL)
+
+LATER = timedelta(seconds=1)
+"""When to look again at a cluster that has no request to spare."""
+
 HERD = 10
 """Fewer clusters than these may be looked at all at once."""
 
@@ -34,64 +39,79 @@ FASTER, SLOWER = 0.5, 1.5
 """By what the pace changes after a look that had news, and after one that had none."""
 
 
-@dataclass(slots=True)
-class Lease:
-    """The right to look at a cluster, and what the look leaves in the cluster's row."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look came to."""
 
-    cluster: Cluster
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def lease(name: str, tuning: Tuning, *, at: datetime) -> Iterator[Lease | None]:
-    """Be the only look at this cluster for a while; None when another one is at work."""
-    until = at + timedelta(seconds=tuning.look_lease)
-    free = Q(look_until=None) | Q(look_until__lt=at)
-    if not Cluster.objects.filter(free, name=name).update(look_until=until):
-        yield None
-        return
-    held = Lease(Cluster.objects.get(name=name))
-    try:
-        yield held
-    finally:
-        mine = Cluster.objects.filter(pk=held.cluster.pk, look_until=until)
-        mine.update(look_until=None, **held.values)
+    look: Look
+    selection: Selection
+    audit: list[str]
+    """Those whose turn it is to be confirmed."""
+    revisions: int
+    """The rows' revisions before the list was read."""
+    at: datetime
 
 
-def look_at(held: Lease, backend: Backend, policy: Policy, tuning: Tuning, now: Clock) -> bool:
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a look leaves to be done."""
+
+    is_asked: bool = False
+    """Queries wait to be issued."""
+    look_in: float | None = None
+    """Seconds until a second list is to be taken for a proof."""
+
+
+def look_at(
+    held: Lease, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
+) -> Next:
     """Take up what is due for this cluster: a requested pass, a second list, the periodic look.
 
     A failed request closes or defers the pass and is recorded with the cluster.
-
-    Returns:
-        Whether a pass is open now, so that something is to be awaited.
     """
     cluster = held.cluster
     pass_of = _due(cluster, at=now())
     if pass_of is None:
-        return False
-    known = _known(cluster)
+        return Next()
     try:
-        if cluster.failures:
+        if cluster.is_failing:
             backend.version()
+        is_asked = _read_queue(cluster, backend, policy, tuning, now, chain)
+        known = _known(cluster)
         look = backend.look()
-        ends = _ends(cluster, backend, look) if known["working"] else {}
+    except Busy:
+        held.values = {"next_look_at": now() + LATER}
+        return Next()
     except BackendError as error:
         held.values = _failed(cluster, pass_of, error, tuning, at=now())
-        return False
+        return Next()
     at = now()
     audit = due_for_audit(cluster, tuning, at=at)
-    agreed = (cluster.agreed_digest, cluster.agreed_versions)
-    is_stable = (
-        agreed == (look.digest, known["versions"])
-        and not (look.work or known["working"] or audit)
-        and pass_of.kind == Pass.Kind.SWEEP
-    )
-    if is_stable and pass_of.pk is None:
+    agreed = (cluster.agreed_digest, cluster.agreed_revisions)
+    has_news = agreed != (look.digest, known["revisions"]) or known["working"]
+    if not (has_news or audit) and pass_of.pk is None:
         held.values = _looked(cluster, look, tuning, is_news=False, at=at)
+        return Next(is_asked)
+    selection = select(cluster, look, policy) if has_news else Selection()
+    sight = Sight(look, selection, audit, known["revisions"], at)
+    settled = _settle(held, pass_of, sight, policy, tuning)
+    return replace(settled, is_asked=settled.is_asked or is_asked)
+
+
+def _read_queue(
+    cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
+) -> bool:
+    """Read the jobs before the instances, unless somebody has done so just now.
+
+    Raises:
+        BackendError: the request failed, or somebody else's is still under way.
+    """
+    if follow.is_fresh(cluster, tuning, at=now()):
         return False
-    selection = Selection() if is_stable else select(cluster, look, ends, policy)
-    return _settle(held, pass_of, look, selection, audit, policy, tuning, at=at)
+    with lease(cluster.name, "follow", tuning.follow_lease, at=now()) as held:
+        if held is None:
+            raise Busy(f"{cluster.name}: its queue is being read")
+        return follow.follow(held, backend, policy, tuning, now, chain)
 
 
 def spread_herd(tuning: Tuning, *, at: datetime) -> None:
@@ -108,9 +128,8 @@ def spread_herd(tuning: Tuning, *, at: datetime) -> None:
 def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
     """Return the pass to carry on with: open, requested or periodic, in this order."""
     unfinished = (
-        Pass.objects.filter(cluster=cluster)
+        Pass.objects.filter(cluster=cluster, kind__in=_OF_THE_WHOLE)
         .exclude(state=Pass.State.CLOSED)
-        .exclude(kind=Pass.Kind.REQUERY)
         .select_related("cluster")
     )
     for pass_of in sorted(unfinished, key=lambda it: (it.state != Pass.State.OPEN, it.pk)):
@@ -127,21 +146,9 @@ def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
 def _known(cluster: Cluster) -> dict[str, int]:
     """Return what tells by one statement whether any row changed since the last look."""
     found = Instance.objects.filter(cluster=cluster).aggregate(
-        versions=Sum("version"), working=Count("pk", filter=~Q(operation=""))
+        revisions=Sum("revision"), working=Count("pk", filter=~Q(operation=""))
     )
-    return {"versions": found["versions"] or 0, "working": found["working"]}
-
-
-def _ends(cluster: Cluster, backend: Backend, look: Look) -> Mapping[int, JobEnd]:
-    known = Instance.objects.filter(
-        cluster=cluster,
-        operation_job_id__isnull=False,
-        operation_end="",
-        operation_since__lt=look.interval.not_before,
-    ).values_list("operation_job_id", flat=True)
-    still_open = {work.job_id for work in look.work}
-    ended = [job_id for job_id in known if job_id is not None and job_id not in still_open]
-    return backend.ends(ended) if ended else {}
+    return {"revisions": found["revisions"] or 0, "working": found["working"]}
 
 
 def _failed(
@@ -162,6 +169,12 @@ def _failed(
     return {"failures": failures, "last_error": str(error), "next_look_at": at + pause}
 
 
+def misconfigured(error: Misconfigured, tuning: Tuning, *, at: datetime) -> dict[str, Any]:
+    """Return what is left in the row of a cluster to which nothing can be sent."""
+    pause = timedelta(seconds=tuning.look_period)
+    return {"last_error": str(error), "next_look_at": at + pause}
+
+
 def _looked(
     cluster: Cluster, look: Look, tuning: Tuning, *, is_news: bool, at: datetime
 ) -> dict[str, Any]:
@@ -179,34 +192,24 @@ def _looked(
     }
 
 
-def _settle(
-    held: Lease,
-    pass_of: Pass,
-    look: Look,
-    selection: Selection,
-    audit: list[str],
-    policy: Policy,
-    tuning: Tuning,
-    *,
-    at: datetime,
-) -> bool:
-    cluster = held.cluster
+def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tuning) -> Next:
+    cluster, look, selection, at = held.cluster, sight.look, sight.selection, sight.at
     mass = mass_change(selection, look, tuning.limits)
-    asked = [] if mass else questions(pass_of, look, selection, audit, at=at)
-    is_news = bool(mass or asked or look.unreadable or selection.is_news())
+    is_news = mass is not None or selection.is_news()
     held.values = _looked(cluster, look, tuning, is_news=is_news, at=at)
     if pass_of.plan:
         # A plan leaves nothing behind by which later decisions would change.
         del held.values["looked_not_before"], held.values["looked_not_after"]
     if mass is not None and mass.fingerprint != pass_of.fingerprint:
-        _hold(pass_of, look, selection, mass, policy, tuning, at=at)
-        return False
-    if mass is not None:
-        asked = questions(pass_of, look, selection, audit, at=at)
-    if not is_news and pass_of.pk is None:
-        held.values |= _agreement(cluster, look, selection)
-        return False
-    _open(pass_of, look, selection, at=at)
+        _hold(pass_of, sight, mass, policy, tuning)
+        return Next()
+    if (selection.decided or selection.agreed) and selection.agrees():
+        held.values |= {"agreed_digest": look.digest, "agreed_revisions": sight.revisions}
+    asked = questions(pass_of, look, selection, sight.audit, at=at)
+    findings = list(_findings(selection))
+    if pass_of.pk is None and not (is_news or asked) and _is_told(cluster, findings):
+        return Next()
+    _open(pass_of, look, selection, findings, at=at)
     if pass_of.plan:
         _plan(pass_of, selection)
     else:
@@ -214,43 +217,42 @@ def _settle(
         _carry_out(cluster, selection, context)
     for question in asked:
         passes.ask(pass_of, question.names, lane=question.lane, by_name=question.by_name)
-    _schedule_relook(pass_of, selection, tuning, at=at)
-    passes.close_finished(cluster, at=at)
-    return True
+    look_in = _second_list_in(pass_of, selection, tuning)
+    if look_in is not None:
+        relook_at = at + timedelta(seconds=look_in)
+        Pass.objects.filter(pk=pass_of.pk).update(relook_at=relook_at)
+    passes.close_if_finished(pass_of, at=at)
+    return Next(is_asked=bool(asked), look_in=look_in)
 
 
-def _agreement(cluster: Cluster, look: Look, selection: Selection) -> dict[str, Any]:
-    if not selection.agrees():
-        return {}
-    return {"agreed_digest": look.digest, "agreed_versions": _known(cluster)["versions"]}
-
-
-def _hold(
-    pass_of: Pass,
-    look: Look,
-    selection: Selection,
-    mass: brake.Held,
-    policy: Policy,
-    tuning: Tuning,
-    *,
-    at: datetime,
-) -> None:
+def _hold(pass_of: Pass, sight: Sight, mass: brake.Held, policy: Policy, tuning: Tuning) -> None:
     """Hold the pass, except for what takes nothing away."""
+    look, selection, at = sight.look, sight.selection, sight.at
     free = Selection(
         {name: it for name, it in selection.decided.items() if passes_freely(it[0], it[1])}
     )
     is_periodic = pass_of.pk is None
     if is_periodic and _is_held_already(pass_of.cluster, mass) and not free.decided:
         return
-    _open(pass_of, look, selection, at=at)
+    _open(pass_of, look, selection, list(_findings(selection)), at=at)
     if not pass_of.plan:
         context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
         _carry_out(pass_of.cluster, free, context)
     passes.hold(pass_of, mass.reason, mass.fingerprint, at=at)
 
 
+def _is_told(cluster: Cluster, findings: list[dict[str, str | None]]) -> bool:
+    """Whether the last pass said the same already, or there is nothing to say."""
+    if not findings:
+        return True
+    last = Pass.objects.filter(cluster=cluster, kind__in=_OF_THE_WHOLE).first()
+    return last is not None and last.findings == findings
+
+
 def _is_held_already(cluster: Cluster, mass: brake.Held) -> bool:
-    last = Pass.objects.filter(cluster=cluster, state=Pass.State.CLOSED).first()
+    last = Pass.objects.filter(
+        cluster=cluster, kind__in=_OF_THE_WHOLE, state=Pass.State.CLOSED
+    ).first()
     return last is not None and last.fingerprint == mass.fingerprint
 
 
@@ -270,19 +272,26 @@ def _plan(pass_of: Pass, selection: Selection) -> None:
     Pass.objects.filter(pk=pass_of.pk).update(planned=planned)
 
 
-def _open(pass_of: Pass, look: Look, selection: Selection, *, at: datetime) -> None:
+def _open(
+    pass_of: Pass,
+    look: Look,
+    selection: Selection,
+    findings: list[dict[str, str | None]],
+    *,
+    at: datetime,
+) -> None:
     pass_of.state = Pass.State.OPEN
     pass_of.started_at = pass_of.started_at or at
     pass_of.listed = look.size
     pass_of.suspects += len(selection.names(Action.ASK)) + len(selection.names(Action.ASK_BY_NAME))
     pass_of.looks += 1
     pass_of.relook_at = None
-    pass_of.findings = [*_findings(look, selection)]
+    pass_of.findings = findings
     pass_of.save()
 
 
-def _findings(look: Look, selection: Selection) -> Iterable[dict[str, str | None]]:
-    for record in look.unreadable:
+def _findings(selection: Selection) -> Iterable[dict[str, str | None]]:
+    for record in selection.unreadable:
         yield {"instance": record.instance, "problem": record.problem}
     for name in selection.names(Action.REPORT):
         yield {"instance": name, "problem": "Ganeti has it and the database has not"}
@@ -291,18 +300,15 @@ def _findings(look: Look, selection: Selection) -> Iterable[dict[str, str | None
             yield {"instance": name, "problem": f"awaits proof: {decision.rule}"}
 
 
-def _schedule_relook(pass_of: Pass, selection: Selection, tuning: Tuning, *, at: datetime) -> None:
+def _second_list_in(pass_of: Pass, selection: Selection, tuning: Tuning) -> float | None:
+    """Return in how many seconds a second list is needed to prove what the first one said."""
+    if pass_of.plan or pass_of.looks >= 2:
+        return None
     awaits = {
         decision.rule
         for _, decision, _ in selection.decided.values()
         if decision.action is Action.REMEMBER
     }
-    if pass_of.plan or pass_of.looks >= 2:
-        return
     if Rule.MISSING_ONCE in awaits:
-        wait = tuning.gone_after
-    elif Rule.FIRST_OF_TWO_LISTS in awaits:
-        wait = tuning.relook_after
-    else:
-        return
-    Pass.objects.filter(pk=pass_of.pk).update(relook_at=at + timedelta(seconds=wait))
+        return tuning.gone_after
+    return tuning.relook_after if Rule.FIRST_OF_TWO_LISTS in awaits else None

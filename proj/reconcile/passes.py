@@ -1,22 +1,26 @@
 """A pass from its request to its outcome."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Q
 
 from proj.inventory.models import Cluster, Pass, Query, Transition
-from proj.observation import Status
+from proj.observation import Observation
 from proj.reconcile.decide import Decision, Seen, trail
 from proj.reconcile.rows import to_json
+
+PRUNED_AT_ONCE = 1_000
+"""Passes that are forgotten in one turn, so that no turn is long."""
 
 
 def request(
     cluster: Cluster, *, kind: Pass.Kind, at: datetime, plan: bool = False, approved: str = ""
 ) -> Pass:
     """Ask for a pass over a whole cluster; the next look takes it up.
+
+    Joins a request for the same that no look has taken up yet.
 
     Args:
         cluster: whose instances.
@@ -25,9 +29,30 @@ def request(
         plan: name the changes and write none.
         approved: the fingerprint of the mass change that an operator lets through.
     """
-    return Pass.objects.create(
-        cluster=cluster, kind=kind, plan=plan, requested_at=at, fingerprint=approved
-    )
+    with transaction.atomic():
+        Cluster.objects.select_for_update().get(pk=cluster.pk)
+        requested, _ = Pass.objects.get_or_create(
+            cluster=cluster,
+            kind=kind,
+            plan=plan,
+            fingerprint=approved,
+            state=Pass.State.REQUESTED,
+            attempts=0,
+            defaults={"requested_at": at},
+        )
+    return requested
+
+
+def prune(*, before: datetime) -> int:
+    """Forget passes that were closed before then, with their queries; the trail stays.
+
+    Returns:
+        How many passes were forgotten.
+    """
+    closed = Pass.objects.filter(state=Pass.State.CLOSED, closed_at__lt=before)
+    oldest = list(closed.order_by("id").values_list("pk", flat=True)[:PRUNED_AT_ONCE])
+    Pass.objects.filter(pk__in=oldest).delete()
+    return len(oldest)
 
 
 def request_instance(cluster: Cluster, name: str, *, at: datetime, plan: bool = False) -> Pass:
@@ -81,6 +106,26 @@ def ask(pass_of: Pass, names: Iterable[str], *, lane: Query.Lane, by_name: bool 
     )
 
 
+def answer(pass_of: Pass, observations: Iterable[Observation], *, at: datetime) -> list[Query]:
+    """Keep what somebody else's query read, to be reconciled like an answer to one of ours."""
+    return Query.objects.bulk_create(
+        (
+            Query(
+                cluster=pass_of.cluster,
+                pass_of=pass_of,
+                instance=seen.instance,
+                lane=Query.Lane.SUSPECT,
+                state=Query.State.ANSWERED,
+                job_id=seen.job_id,
+                answer=seen.to_json(),
+                answered_at=at,
+            )
+            for seen in observations
+        ),
+        batch_size=500,
+    )
+
+
 def fail(pass_of: Pass, error: str, *, at: datetime) -> None:
     """Close a pass that cannot be carried out, with the reason."""
     Query.objects.filter(pass_of=pass_of, state__in=Query.UNFINISHED).update(
@@ -100,24 +145,32 @@ def hold(pass_of: Pass, reason: str, fingerprint: str, *, at: datetime) -> None:
 
 def close_finished(cluster: Cluster, *, at: datetime) -> None:
     """Close every open pass of the cluster of which nothing is left to be done."""
-    finished = (
-        Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN, relook_at=None)
-        .annotate(left=Count("queries", filter=Q(queries__state__in=Query.UNFINISHED)))
-        .filter(left=0)
-    )
-    for pass_of in finished:
-        failed = pass_of.queries.filter(state=Query.State.FAILED)
-        count = failed.count()
-        if count:
-            total = pass_of.queries.count()
-            first = failed.exclude(error="").values_list("instance", "error").first()
-            reason = f": {first[0]}: {first[1]}" if first else ""
-            error = f"{count} of {total} queries failed{reason}"
-            _close(pass_of, Pass.Outcome.FAILED, at=at, error=error)
-        else:
-            changed = bool(changes_of(pass_of))
-            outcome = Pass.Outcome.RECONCILED if changed else Pass.Outcome.IN_SYNC
-            _close(pass_of, outcome, at=at)
+    for pass_of in Pass.objects.filter(cluster=cluster, state=Pass.State.OPEN):
+        close_if_finished(pass_of, at=at)
+
+
+def close_if_finished(pass_of: Pass, *, at: datetime) -> None:
+    """Close a pass unless something is left to be asked, reconciled or looked at again."""
+    left = Query.objects.filter(pass_of=pass_of, state__in=Query.UNFINISHED)
+    if left.exists() or not _awaits_nothing(pass_of):
+        return
+    failed = pass_of.queries.filter(state=Query.State.FAILED)
+    count = failed.count()
+    if count:
+        total = pass_of.queries.count()
+        first = failed.exclude(error="").values_list("instance", "error").first()
+        reason = f": {first[0]}: {first[1]}" if first else ""
+        error = f"{count} of {total} queries failed{reason}"
+        _close(pass_of, Pass.Outcome.FAILED, at=at, error=error)
+    else:
+        changed = bool(changes_of(pass_of))
+        outcome = Pass.Outcome.RECONCILED if changed else Pass.Outcome.IN_SYNC
+        _close(pass_of, outcome, at=at)
+
+
+def _awaits_nothing(pass_of: Pass) -> bool:
+    mine = Pass.objects.filter(pk=pass_of.pk, state=Pass.State.OPEN)
+    return mine.filter(relook_at=None).exists()
 
 
 def changes_of(pass_of: Pass) -> list[dict[str, Any]]:
@@ -176,15 +229,6 @@ def changes_json(name: str, seen: Seen, decision: Decision, source: str) -> list
         }
         for change in trail(decision)
     ]
-
-
-def stopped_or_deleted(pass_of: Pass) -> Mapping[str, int]:
-    """Count what this pass has taken out of service or out of existence so far."""
-    changes = Transition.objects.filter(pass_of=pass_of, field="status")
-    return {
-        "deleted": changes.filter(after=Status.DELETED).count(),
-        "stopped": changes.filter(before=Status.ACTIVE, after=Status.STOPPED).count(),
-    }
 
 
 def backoff(attempt: int, *, base: float, cap: float, jitter: float) -> timedelta:

@@ -30,7 +30,7 @@ def recorded_of(row: Instance, looked: Interval | None) -> Recorded:
             os=row.os,
         ),
         observed=observed,
-        memory=_memory_of(row),
+        memory=memory_of(row),
     )
 
 
@@ -72,7 +72,8 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def _memory_of(row: Instance) -> Memory:
+def memory_of(row: Instance) -> Memory:
+    """Read what is kept about an instance until a question about it is settled."""
     operation = witness = missing = None
     if row.operation and row.operation_since:
         end = JobEnd(row.operation_end) if row.operation_end else None

@@ -1,37 +1,42 @@
 """Select: decide for every instance of a look, and say whom to ask."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
-from proj.backend import Look
+from proj.backend import Look, Unreadable
 from proj.inventory.models import Cluster, Instance, Pass, Query
-from proj.observation import JobEnd, Observation, Status
-from proj.reconcile import brake
+from proj.observation import Observation, Status
+from proj.reconcile import brake, memo
 from proj.reconcile.decide import (
+    SETTLED,
     Absence,
     Action,
     Decision,
-    Ended,
     Policy,
     Recorded,
     Rule,
     Seen,
-    Working,
     decide,
 )
 from proj.reconcile.rows import looked_of, recorded_of
 from proj.reconcile.settings import Tuning
 
+ROWS_BY_NAME = 500
+"""Up to so many rows are fetched by their names, more by fetching all."""
+
 
 @dataclass(slots=True)
 class Selection:
-    """What one look came to: a decision for every instance seen or missed."""
+    """What one look came to: a decision for every instance that may have news."""
 
     decided: dict[str, tuple[Seen, Decision, Recorded | None]] = field(default_factory=dict)
+    agreed: int = 0
+    """How many more agreed as they did before."""
+    unreadable: list[Unreadable] = field(default_factory=list)
 
     def names(self, action: Action) -> list[str]:
         """Return the instances for which ``action`` was decided."""
@@ -39,12 +44,15 @@ class Selection:
 
     def is_news(self) -> bool:
         """Whether anything is to be done about any instance."""
-        return any(it.action is not Action.NOTHING for _, it, _ in self.decided.values())
+        idle = (Action.NOTHING, Action.REPORT)
+        return any(it.action not in idle for _, it, _ in self.decided.values())
 
     def agrees(self) -> bool:
-        """Whether nothing differs, nothing is under way and nothing is too new to be judged."""
+        """Whether nothing differs, is under way, cannot be read or is too new to be judged."""
         settled = (Action.NOTHING, Rule.AGREES)
-        return all((it.action, it.rule) == settled for _, it, _ in self.decided.values())
+        return not self.unreadable and all(
+            (it.action, it.rule) == settled for _, it, _ in self.decided.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +64,70 @@ class Question:
     by_name: bool = False
 
 
-def select(cluster: Cluster, look: Look, ends: Mapping[int, JobEnd], policy: Policy) -> Selection:
-    """Decide for every instance that the look saw, or that it missed."""
-    rows = {row.name: row for row in Instance.objects.filter(cluster=cluster)}
-    looked = looked_of(cluster)
-    recorded = {name: recorded_of(row, looked) for name, row in rows.items()}
-    selection = Selection()
+def select(cluster: Cluster, look: Look, policy: Policy) -> Selection:
+    """Decide for every instance that the look saw, or that it missed.
 
-    def weigh(name: str, seen: Seen) -> None:
-        known = recorded.get(name)
-        selection.decided[name] = (seen, decide(known, seen, policy), known)
-
-    working = {work.instance: work for work in look.work}
-    for observation in look.listed:
-        weigh(observation.instance, observation)
-    complete = all(record.instance is not None for record in look.unreadable)
-    seen_names = {o.instance for o in look.listed} | {u.instance for u in look.unreadable}
-    if complete:
-        for name in recorded.keys() - seen_names:
-            weigh(name, Absence(by_name=False, interval=look.interval))
-    for name, work in working.items():
-        weigh(name, Working(work.operation, work.job_id, look.interval))
-    for name, known in recorded.items():
-        operation = known.memory.operation
-        if operation is None or operation.job_id is None or name in working:
-            continue
-        end = ends.get(operation.job_id)
-        if end is not None:
-            weigh(name, Ended(operation.name, operation.job_id, end, look.interval))
+    One that agreed before, and of which neither the record nor the row has changed since, is
+    not decided about again.
+    """
+    known = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED)
+    revisions = dict(known.values_list("name", "revision"))
+    before, agreed = memo.recall(cluster.pk), memo.Agreed()
+    prints = look.prints()
+    places = []
+    for place, (name, mark) in enumerate(prints):
+        if name in before and before[name] == (mark, revisions.get(name)):
+            agreed[name] = before[name]
+        else:
+            places.append(place)
+    selection = Selection(agreed=len(agreed))
+    sights: dict[str, Seen] = {}
+    for record in look.read(places):
+        if isinstance(record, Unreadable):
+            selection.unreadable.append(record)
+        else:
+            sights[record.instance] = record
+    hidden = {record.instance for record in selection.unreadable}
+    # A record whose name cannot be read may be anybody's who seems to be missing.
+    if None not in hidden:
+        for name in revisions.keys() - agreed.keys() - sights.keys() - hidden:
+            sights[name] = Absence(by_name=False, interval=look.interval)
+    marks = dict(prints)
+    rows, looked = _rows(cluster, sights), looked_of(cluster)
+    for name, seen in sights.items():
+        row = rows.get(name)
+        recorded = recorded_of(row, looked) if row else None
+        decision = decide(recorded, seen, policy)
+        selection.decided[name] = (seen, decision, recorded)
+        if row and recorded and _is_settled(recorded, decision):
+            agreed[name] = (marks[name], row.revision)
+    memo.keep(cluster.pk, agreed)
     return selection
+
+
+def _rows(cluster: Cluster, names: Collection[str]) -> dict[str, Instance]:
+    rows = Instance.objects.filter(cluster=cluster)
+    if len(names) <= ROWS_BY_NAME:
+        rows = rows.filter(name__in=list(names))
+    return {row.name: row for row in rows}
+
+
+def _is_settled(recorded: Recorded, decision: Decision) -> bool:
+    return (
+        recorded.memory == SETTLED
+        and recorded.status is not Status.DELETED
+        and (decision.action, decision.rule) == (Action.NOTHING, Rule.AGREES)
+    )
 
 
 def mass_change(selection: Selection, look: Look, limits: brake.Limits) -> brake.Held | None:
     """Return why this look must wait for an operator, or None."""
-    known = 0
+    known = selection.agreed
     deleted, stopped = [], []
     for name, (seen, decision, recorded) in selection.decided.items():
-        # One that Ganeti never showed, like a build that failed, cannot vanish.
-        if recorded is None or not recorded.backend_status:
+        # One that Ganeti never showed, like a build that failed, cannot vanish; and what a job
+        # of Ganeti's own did to one is no surprise.
+        if recorded is None or not recorded.backend_status or recorded.memory.operation:
             continue
         known += 1
         if isinstance(seen, Absence):
@@ -105,8 +139,9 @@ def mass_change(selection: Selection, look: Look, limits: brake.Limits) -> brake
             and getattr(seen, "status", None) is Status.STOPPED
         ):
             stopped.append(name)
-    listed = look.size + len(look.work)
-    return brake.hold(known=known, listed=listed, deleted=deleted, stopped=stopped, limits=limits)
+    return brake.hold(
+        known=known, listed=look.size, deleted=deleted, stopped=stopped, limits=limits
+    )
 
 
 def passes_freely(seen: Seen, decision: Decision) -> bool:
@@ -146,9 +181,18 @@ def _not_backing_off(cluster: Cluster, names: list[str], *, at: datetime) -> lis
 
 
 def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:
-    """Return those whose turn it is to be confirmed, oldest first, within the hourly budget."""
+    """Return those whose turn it is to be confirmed, oldest first, within the hourly budget.
+
+    One whose queries failed is due again, before its confirmation is old, when its wait is over;
+    one that flapped, when it may have come to rest.
+    """
     per_look = max(1, round(cluster.jobs_per_hour * tuning.look_period / 3600))
-    due = Q(confirmed_at=None) | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
+    due = (
+        Q(confirmed_at=None)
+        | Q(confirmed_at__lt=at - cluster.confirm_max_age / 2)
+        | Q(ask_failures__gt=0)
+        | Q(flapping_since__isnull=False, confirmed_at__lt=at - tuning.flapping.window)
+    )
     waiting = Query.objects.filter(cluster=cluster, state__in=Query.UNFINISHED)
     names = list(
         Instance.objects.filter(due, cluster=cluster)
@@ -157,7 +201,7 @@ def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str
         # A query would wait for the lock that the job holds on its instance.
         .exclude(operation_job_id__isnull=False, operation_end="")
         .exclude(name__in=waiting.values("instance"))
-        .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)))
+        .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)), "pk")
         .values_list("name", flat=True)[:per_look]
     )
     if not names:

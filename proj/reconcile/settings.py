@@ -15,11 +15,20 @@ class Tuning:
     """Between two looks at a cluster where nothing changes."""
     look_period_min: float = 10.0
     """Between two looks at one where something does."""
-    look_lease: float = 180.0
+    look_lease: float = 100.0
     """A look that has not ended by then is taken for dead."""
+    follow_period: float = 1.5
+    """Between two readings of the job queue."""
+    follow_lease: float = 100.0
+    feed_max_age: float = 5.0
+    """A look reads the queue itself where the last reading is older."""
+    chain_lease: float = 20.0
+    """A chain of polls that has not said by then that it lives is taken for dead."""
     poll_interval: float = 0.25
     submit_timeout: float = 90.0
     """A query claimed this long ago without a job id was lost with its worker."""
+    answer_timeout: float = 30.0
+    """An answer that nobody has reconciled by then was lost with its task."""
     query_timeout: float = 300.0
     """A job that has not ended by then is given up."""
     query_attempts: int = 5

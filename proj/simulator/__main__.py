@@ -16,6 +16,9 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=200)
     parser.add_argument("--dir", type=Path, default=Path("var/simulator"))
     parser.add_argument(
+        "--job-seconds", type=float, default=0.3, metavar="S", help="how long a job takes"
+    )
+    parser.add_argument(
         "--drift", type=float, default=0.0, metavar="S", help="seconds between two changes"
     )
     options = parser.parse_args()
@@ -23,7 +26,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with Simulator(
-        options.dir, clusters=options.clusters, instances=options.instances
+        options.dir,
+        clusters=options.clusters,
+        instances=options.instances,
+        job_seconds=options.job_seconds,
     ) as simulator:
         print(f"{len(simulator.clusters)} clusters: {options.dir}/clusters.json", flush=True)
         while not stopped.wait(options.drift or None):

@@ -61,6 +61,11 @@ class Rapi:
         """The official client."""
         return connect(self.connection())
 
+    def ends(self, job_ids: list[int]) -> dict[int, JobEnd | None]:
+        """Return how the feed says that these jobs ended."""
+        jobs = self.backend.feed(max(job_ids), job_ids).jobs
+        return {job.job_id: job.end for job in jobs if job.job_id in job_ids}
+
     def answer(self, name: str) -> JobReport:
         """Ask for one instance by a job, and await the report."""
         job_id = self.backend.submit_query(name, limit=3)
@@ -121,7 +126,7 @@ def test_the_version_is_two(rapi: Rapi) -> None:
 def test_the_list_holds_every_instance_with_every_field(rapi: Rapi) -> None:
     look = rapi.backend.look()
     assert {seen.instance for seen in look.listed} == set(rapi.names)
-    assert (look.unreadable, look.work) == ((), ())
+    assert (look.size, look.unreadable) == (len(rapi.names), ())
     for seen in look.listed:
         assert (seen.status, seen.backend_status) == (Status.ACTIVE, "running")
         made_of = seen.configuration
@@ -193,7 +198,7 @@ def test_a_name_nobody_knows_is_absent_by_job_and_by_name(rapi: Rapi) -> None:
 def test_a_job_nobody_knows_is_lost(rapi: Rapi) -> None:
     (report,) = rapi.backend.poll({99_999_999: clock()})
     assert report.verdict is Verdict.LOST
-    assert rapi.backend.ends([99_999_999]) == {99_999_999: JobEnd.LOST}
+    assert rapi.ends([99_999_999]) == {99_999_999: JobEnd.LOST}
     status = rapi.client.GetJobStatus(99_999_999)
     assert {name for name, value in status.items() if value is not None} <= {"id"}
 
@@ -202,7 +207,7 @@ def test_the_end_of_a_job_is_told_by_its_id(rapi: Rapi) -> None:
     good, bad = (rapi.backend.submit_query(name, limit=3) for name in (rapi.names[0], "nobody"))
     for job_id in (good, bad):
         rapi.report(job_id)
-    assert rapi.backend.ends([good, bad]) == {good: JobEnd.SUCCESS, bad: JobEnd.FAILED}
+    assert rapi.ends([good, bad]) == {good: JobEnd.SUCCESS, bad: JobEnd.FAILED}
 
 
 def test_one_request_reports_on_many_jobs(rapi: Rapi) -> None:
@@ -220,6 +225,21 @@ def test_jobs_newer_than_an_id_can_be_asked_for(rapi: Rapi) -> None:
     assert [int(row[0][1]) for row in rows] == [second]
     assert rows[0][1] == [0, ["INSTANCE_QUERY_DATA"]]
     rapi.report(second)
+
+
+def test_a_feed_begins_with_what_is_open_and_goes_on_with_what_is_new(rapi: Rapi) -> None:
+    first = rapi.backend.feed(None, [])
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    assert first.newest < job_id
+    second = rapi.backend.feed(first.newest, [])
+    assert [(job.job_id, job.is_query, job.work) for job in second.jobs] == [(job_id, True, ())]
+    assert second.newest == job_id
+    rapi.report(job_id)
+    third = rapi.backend.feed(second.newest, [job_id])
+    assert [(job.job_id, job.has_started, job.end) for job in third.jobs] == [
+        (job_id, True, JobEnd.SUCCESS)
+    ]
+    assert rapi.backend.feed(third.newest, []).jobs == ()
 
 
 def test_an_operator_that_ganeti_does_not_know_is_refused(rapi: Rapi) -> None:

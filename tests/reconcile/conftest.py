@@ -1,17 +1,30 @@
 """A cluster in memory, and the engine that works on it step by step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proj.backend import JobReport, Look, TryAgain, Unreadable, Verdict, Work
+from proj.backend import (
+    BackendError,
+    Feed,
+    JobReport,
+    Look,
+    QueuedJob,
+    TryAgain,
+    Unreadable,
+    Verdict,
+    Work,
+)
 from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Pass, Query
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation
-from proj.reconcile import look, passes, queries
+from proj.reconcile import answers, chain, follow, look, passes
+from proj.reconcile.chain import Stepper
 from proj.reconcile.decide import Policy
+from proj.reconcile.leases import lease
 from proj.reconcile.settings import Tuning
 
 
@@ -23,6 +36,10 @@ class Clock:
 
     def __call__(self) -> datetime:
         self._now += timedelta(milliseconds=1)
+        return self._now
+
+    def peek(self) -> datetime:
+        """Return the time without letting it pass."""
         return self._now
 
     def wait(self, seconds: float) -> None:
@@ -37,15 +54,19 @@ class Memory:
     clock: Clock
     truth: dict[str, str] = field(default_factory=dict)
     configuration: dict[str, Configuration] = field(default_factory=dict)
-    work: list[Work] = field(default_factory=list)
-    ended: dict[int, JobEnd] = field(default_factory=dict)
+    queue: dict[int, QueuedJob] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     jobs: dict[int, str] = field(default_factory=dict)
+    newest: int = 0
+    foreign: dict[int, tuple[Sequence[str], bool]] = field(default_factory=dict)
     unreadable: list[Unreadable] = field(default_factory=list)
     is_down: bool = False
     looks: int = 0
+    feeds: int = 0
 
     def version(self) -> str:
+        if self.is_down:
+            raise TryAgain("nothing listens")
         return "2"
 
     def look(self) -> Look:
@@ -61,41 +82,103 @@ class Memory:
         records = [*listed, *self.unreadable]
         digest = str([(item.instance, item.backend_status, item.configuration) for item in listed])
         return Look(
-            tuple(self.work), interval, len(records), f"{hash(digest):x}{len(records)}",
-            lambda: records,
-        )  # fmt: skip
+            interval,
+            len(records),
+            f"{hash(digest):x}{len(records)}",
+            lambda: [(str(it.instance), hash(_print_of(it))) for it in records],
+            lambda places: [records[place] for place in places],
+        )
+
+    def feed(self, after: int | None, known: Sequence[int]) -> Feed:
+        if self.is_down:
+            raise TryAgain("nothing listens")
+        self.feeds += 1
+        begun = self.clock()
+        found = {job_id: QueuedJob(job_id, True, JobEnd.LOST) for job_id in known}
+        for job in self.queue.values():
+            is_new = job.end is None if after is None else job.job_id > after
+            if is_new or job.job_id in known:
+                found[job.job_id] = job
+        newest = self.newest if after is None else max([after, *found])
+        return Feed(tuple(found.values()), newest, Interval(begun, self.clock()))
+
+    def begin(self, name: str, operation: str, *, running: bool = True) -> int:
+        """Put a job of somebody else's into the queue."""
+        self.newest += 1
+        work = (Work(name, operation),)
+        self.queue[self.newest] = QueuedJob(self.newest, running, None, work)
+        return self.newest
+
+    def info(self, *names: str, static: bool = False, open: bool = False) -> int:
+        """Let somebody else ask about instances by a job of their own."""
+        self.newest += 1
+        self.foreign[self.newest] = (names, static)
+        end = None if open else JobEnd.SUCCESS
+        self.queue[self.newest] = QueuedJob(self.newest, not open, end, is_query=True)
+        return self.newest
+
+    def finish(self, job_id: int, end: JobEnd = JobEnd.SUCCESS) -> None:
+        """End a job; one that is lost is in the queue no more."""
+        if end is JobEnd.LOST:
+            del self.queue[job_id]
+        else:
+            self.queue[job_id] = replace(self.queue[job_id], has_started=True, end=end)
 
     def submit_query(self, instance: str, *, limit: int) -> int:
         if self.is_down:
             raise TryAgain("nothing listens")
-        job_id = len(self.jobs) + 1000
-        self.jobs[job_id] = instance
-        return job_id
+        self.newest += 1
+        self.jobs[self.newest] = instance
+        done = JobEnd.SUCCESS if instance in self.truth else JobEnd.FAILED
+        self.queue[self.newest] = QueuedJob(self.newest, True, done, is_query=True)
+        return self.newest
 
-    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
+    def poll(
+        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
+    ) -> Sequence[JobReport]:
         if self.is_down:
             raise TryAgain("nothing listens")
-        return [self._report(job_id, begun) for job_id, begun in submitted.items()]
+        return [self._report(job_id, begun, evidence) for job_id, begun in submitted.items()]
 
-    def ends(self, job_ids: Sequence[int]) -> Mapping[int, JobEnd]:
-        return {job_id: self.ended.get(job_id, JobEnd.LOST) for job_id in job_ids}
+    def cancel(self, job_id: int) -> bool:
+        return False
 
     def exists(self, instance: str) -> bool:
         return instance in self.truth
 
-    def _report(self, job_id: int, begun: datetime) -> JobReport:
+    def _report(self, job_id: int, begun: datetime, evidence: Evidence) -> JobReport:
+        if job_id in self.foreign:
+            return self._foreign(job_id, Interval(begun, self.clock()))
         name = self.jobs[job_id]
         if name not in self.truth:
             return JobReport(job_id, Verdict.ABSENT)
         word = self.truth[name]
         word = "ERROR_down" if word == "ERROR_wrongnode" else word
         interval = Interval(begun, self.clock())
-        seen = replace(self._seen(name, word, Evidence.JOB, interval), job_id=job_id)
+        seen = replace(self._seen(name, word, evidence, interval), job_id=job_id)
         return JobReport(job_id, Verdict.ANSWERED, (seen,))
+
+    def _foreign(self, job_id: int, interval: Interval) -> JobReport:
+        names, static = self.foreign[job_id]
+        observations = [
+            replace(
+                self._seen(name, self.truth[name], Evidence.FOREIGN_JOB, interval), job_id=job_id
+            )
+            for name in names
+        ]
+        if static:
+            observations = [replace(o, status=None, backend_status=None) for o in observations]
+        return JobReport(job_id, Verdict.ANSWERED, tuple(observations))
 
     def _seen(self, name: str, word: str, evidence: Evidence, interval: Interval) -> Observation:
         made_of = self.configuration.get(name, Configuration(memory=4))
         return Observation(name, STATUS_OF_WORD[word], word, made_of, evidence, interval)
+
+
+def _print_of(record: Observation | Unreadable) -> object:
+    if isinstance(record, Unreadable):
+        return record
+    return (record.instance, record.backend_status, record.configuration)
 
 
 @dataclass
@@ -120,25 +203,53 @@ class Engine:
         return passes.request_instance(self.cluster, name, at=self.clock(), **options)
 
     def look(self) -> None:
-        """Take what is due."""
-        with look.lease(self.cluster.name, self.tuning, at=self.clock()) as held:
+        """Take what is due, and reconcile what it brought."""
+        with lease(self.cluster.name, "look", 100, at=self.clock()) as held:
             assert held is not None
-            look.look_at(held, self.backend, self.policy, self.tuning, self.clock)
+            self._reconciling(
+                lambda note: look.look_at(
+                    held, self.backend, self.policy, self.tuning, self.clock, note
+                )
+            )
+        self.cluster.refresh_from_db()
+
+    def follow(self) -> None:
+        """Read the job queue, and reconcile what it brought."""
+        with lease(self.cluster.name, "follow", 100, at=self.clock()) as held:
+            assert held is not None
+            with suppress(BackendError):
+                self._reconciling(
+                    lambda note: follow.follow(
+                        held, self.backend, self.policy, self.tuning, self.clock, note
+                    )
+                )
         self.cluster.refresh_from_db()
 
     def step(self) -> None:
         """One step of the chain, and the reconcile tasks that it calls."""
-        answered: list[int] = []
-        queries.step(
-            self.cluster,
-            self.backend,
-            self.tuning,
-            self.clock,
-            lambda query: answered.append(query.pk),
+        self._reconciling(
+            lambda note: chain.step(
+                Stepper(self.cluster, self.backend, self.tuning, self.clock, note)
+            )
         )
+        self.cluster.refresh_from_db()
+        passes.close_finished(self.cluster, at=self.clock())
+
+    def step_losing(self, lost: list[int] | None = None) -> None:
+        """One step of the chain whose reconcile tasks are lost on their way."""
+        chain.step(
+            Stepper(
+                self.cluster, self.backend, self.tuning, self.clock,
+                lambda query: (lost if lost is not None else []).append(query.pk),
+            )
+        )  # fmt: skip
+
+    def _reconciling(self, work: Callable[[Callable[[Query], None]], object]) -> None:
+        answered: list[int] = []
+        work(lambda query: answered.append(query.pk))
         for key in answered:
             query = Query.objects.select_related("cluster", "pass_of").get(pk=key)
-            queries.reconcile(query, self.policy, self.tuning, self.clock)
+            answers.reconcile(query, self.policy, self.tuning, self.clock)
 
     def settle(self) -> None:
         """Go on until nothing is left to do."""

@@ -88,13 +88,13 @@ def meet(make_world: MakeWorld, wanted: str, place: list[int], value: Any) -> No
     crashed = world.nth(1)
     world.truth.crash(crashed)
     spoil(world, wanted, place, value)
-    done = world.engine.run(Pass.Kind.ALL)
+    done = world.run(Pass.Kind.ALL)
     assert "DELETED" not in world.recorded().values()
     told = json.dumps(passes.describe(done))
     assert not JARGON.search(told), told
     world.spoil = lambda _, body: body
     world.engine.clock.wait(24 * 3600)
-    world.engine.run(Pass.Kind.ALL)
+    world.run(Pass.Kind.ALL)
     words = dict.fromkeys(world.truth.instances, "ACTIVE running")
     recorded = {name: word for name, word in world.recorded().items() if word != "DELETED"}
     assert recorded == words | {crashed: "STOPPED ERROR_down"}
@@ -129,7 +129,7 @@ def test_a_bad_row_of_the_list_is_named_with_the_pass_and_harms_no_other(
     bad, crashed = world.nth(0), crash(world)
     before = world.rows()[0]
     world.spoil_list(bad, **{field: value})
-    done = world.engine.run()
+    done = world.run()
     assert done.findings == [{"instance": bad, "problem": f"row of the list: {problem}"}]
     assert world.recorded()[crashed] == "STOPPED ERROR_down"
     assert world.rows()[0] == before
@@ -141,9 +141,9 @@ def test_a_row_with_no_name_makes_nobody_missing(world: World, name: Any) -> Non
     world.spoil_list(bad, name=name)
     for _ in range(3):
         world.engine.clock.wait(1000)
-        world.engine.look()
+        world.look()
         assert world.row(bad).missing_first is None
-        done = world.engine.run()
+        done = world.run()
         assert [it["instance"] for it in done.findings] == [None]
     recorded = world.recorded()
     assert (recorded[bad], recorded[crashed]) == ("ACTIVE running", "STOPPED ERROR_down")
@@ -166,7 +166,7 @@ def test_a_bad_result_of_a_job_is_named_with_the_pass_and_harms_no_other(
     bad, crashed = world.nth(0), crash(world)
     before = world.rows()[0]
     world.spoil_details(lambda name, it: it | details if name == bad else it)
-    done = world.engine.run(Pass.Kind.ALL)
+    done = world.run(Pass.Kind.ALL)
     assert done.outcome == "failed"
     assert done.error.startswith(f"1 of 4 queries failed: {bad}: job ")
     assert done.error.endswith(problem)
@@ -200,7 +200,7 @@ def test_a_bad_row_of_a_job_is_named_with_the_pass_and_harms_no_other(
         return json.dumps(answer).encode()
 
     world.spoil = spoil_row
-    done = world.engine.run(Pass.Kind.ALL)
+    done = world.run(Pass.Kind.ALL)
     assert done.outcome == "failed"
     assert done.error.startswith(f"1 of 4 queries failed: {bad}: job ")
     assert done.error.endswith(problem)
@@ -229,7 +229,7 @@ def test_a_list_with_thousands_of_bad_rows_is_told_and_harms_nobody(world: World
         return json.dumps(answer).encode()
 
     world.spoil = swell
-    done = world.engine.run()
+    done = world.run()
     assert len(done.findings) == 5000
     assert world.recorded()[crashed] == "STOPPED ERROR_down"
 
@@ -240,7 +240,7 @@ def test_an_id_that_no_job_can_have_is_an_answer_that_cannot_be_read(
 ) -> None:
     world.truth.crash(world.nth(0))
     spoil(world, "/info", [], number)
-    done = world.engine.run()
+    done = world.run()
     assert done.outcome == "failed"
     assert "cannot be read" in done.error
     assert set(world.recorded().values()) == {"ACTIVE running"}
@@ -264,6 +264,6 @@ def test_a_job_on_a_name_that_no_instance_can_have_is_nobodys(world: World, summ
         return json.dumps(answer).encode()
 
     world.spoil = add_job
-    world.engine.run()
+    world.run()
     assert world.recorded()[crashed] == "STOPPED ERROR_down"
     assert set(world.recorded()) == set(world.truth.instances)

@@ -1,14 +1,15 @@
 """The engine step by step: what a pass does to the rows."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
 
-from proj.backend import Work
 from proj.inventory.models import Instance, Pass, Query, Transition
 from proj.observation import Configuration, JobEnd
-from proj.reconcile import passes, queries
+from proj.reconcile import chain, passes
+from proj.reconcile.chain import Stepper
 from tests.reconcile.conftest import Engine
 
 
@@ -141,12 +142,13 @@ def test_what_is_unknown_to_us_is_only_reported_where_the_operator_says_so(ten: 
 def test_an_open_job_shows_as_its_transitional_state_and_ends_by_its_own_evidence(
     ten: Engine,
 ) -> None:
-    ten.backend.work = [Work(5, "vm3", "REBOOT", running=True)]
-    ten.run()
+    job_id = ten.backend.begin("vm3", "REBOOT")
+    ten.follow()
     assert ten.recorded()["vm3"] == "REBOOT running"
     ten.run(Pass.Kind.ALL)
     assert ten.recorded()["vm3"] == "REBOOT running"
-    ten.backend.work, ten.backend.ended = [], {5: JobEnd.SUCCESS}
+    ten.backend.finish(job_id)
+    ten.clock.wait(5)
     ten.run()
     assert ten.recorded()["vm3"] == "ACTIVE running"
     assert Instance.objects.get(name="vm3").task_state == ""
@@ -154,10 +156,11 @@ def test_an_open_job_shows_as_its_transitional_state_and_ends_by_its_own_evidenc
 
 @pytest.mark.parametrize("end", [JobEnd.FAILED, JobEnd.LOST])
 def test_a_build_ends_as_error_only_when_its_job_failed(engine: Engine, end: JobEnd) -> None:
-    engine.backend.work = [Work(5, "vm1", "CREATE", running=False)]
+    job_id = engine.backend.begin("vm1", "CREATE", running=False)
     engine.run()
     assert engine.recorded() == {"vm1": "BUILD"}
-    engine.backend.work, engine.backend.ended = [], {5: end}
+    engine.backend.finish(job_id, end)
+    engine.clock.wait(5)
     engine.look()
     engine.run()
     engine.run()
@@ -170,7 +173,12 @@ def test_never_more_jobs_in_flight_than_the_cluster_allows(ten: Engine) -> None:
     passes.request(ten.cluster, kind=Pass.Kind.ALL, at=ten.clock())
     ten.look()
     ten.step()
-    assert Query.objects.filter(state__in=Query.IN_FLIGHT).count() == 3
+    in_flight = Query.objects.filter(state__in=Query.IN_FLIGHT)
+    assert in_flight.count() == 2, "one seat is kept for what is asked on demand"
+    for name in ("vm7", "vm8", "vm9"):
+        ten.ask(name)
+    chain.submit_only(Stepper(ten.cluster, ten.backend, ten.tuning, ten.clock, lambda _: None))
+    assert in_flight.count() == 3
 
 
 def test_a_hundred_requests_for_one_instance_are_at_most_two_jobs(ten: Engine) -> None:
@@ -208,9 +216,7 @@ def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     asked = ten.ask("vm3")
     dropped: list[int] = []
     for _ in range(2):
-        queries.step(
-            ten.cluster, ten.backend, ten.tuning, ten.clock, lambda it: dropped.append(it.pk)
-        )
+        ten.step_losing(dropped)
     assert dropped
     assert ten.recorded()["vm3"] == "ACTIVE running"
     ten.clock.wait(40)
@@ -218,6 +224,20 @@ def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     asked.refresh_from_db()
     assert asked.outcome == "reconciled"
     assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
+
+
+def test_an_answer_that_no_task_can_reconcile_is_given_up_and_asked_again_later(
+    ten: Engine,
+) -> None:
+    asked = ten.ask("vm3")
+    for _ in range(10):
+        ten.step_losing()
+        ten.clock.wait(40)
+    asked.refresh_from_db()
+    assert (asked.outcome, "reconcile task fails" in asked.error) == ("failed", True)
+    row = Instance.objects.get(name="vm3")
+    assert row.ask_failures == 1
+    assert row.ask_after is not None
 
 
 def test_an_instance_that_does_not_exist_is_asked_and_changes_nothing(ten: Engine) -> None:
@@ -238,6 +258,27 @@ def test_a_flapping_instance_is_marked_and_its_changes_are_folded(ten: Engine) -
     changes = Transition.objects.filter(instance=row, field="status")
     assert changes.count() <= 12
     assert sum(1 + change.folded for change in changes) == 30
+    ten.clock.wait(700)
+    ten.run()
+    row.refresh_from_db()
+    assert row.flapping_since is None, "it has come to rest"
+
+
+def test_old_passes_are_forgotten_and_what_they_changed_is_not(ten: Engine) -> None:
+    ten.clock.wait(1000)
+    ten.backend.truth["vm3"] = "ERROR_down"
+    ten.run()
+    kept = Transition.objects.count()
+    assert passes.prune(before=ten.clock.peek() - timedelta(seconds=500)) == 1
+    assert (Pass.objects.count(), Query.objects.count()) == (1, 1)
+    assert Transition.objects.count() == kept
+
+
+def test_a_request_for_what_waits_already_joins_it(ten: Engine) -> None:
+    one, other = (passes.request(ten.cluster, kind=Pass.Kind.ALL, at=ten.clock()) for _ in range(2))
+    assert one == other
+    ten.look()
+    assert passes.request(ten.cluster, kind=Pass.Kind.ALL, at=ten.clock()) != one
 
 
 @pytest.mark.parametrize("status", ["SHUTOFF", "", "active"])

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proj.backend import Work
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Pass, Query
 from proj.observation import JobEnd
-from proj.reconcile import queries
+from proj.reconcile import answers
 from proj.reconcile.brake import Limits
 from tests.reconcile.conftest import Engine, make_engine
 
@@ -38,6 +37,7 @@ events = st.one_of(
     st.tuples(st.just("fail"), st.booleans()),
     st.tuples(st.just("look")),
     st.tuples(st.just("look")),
+    st.tuples(st.just("follow")),
     st.tuples(st.just("step")),
     st.tuples(st.just("step")),
     st.tuples(st.just("lose")),
@@ -72,15 +72,12 @@ class World:
 
     def begin(self, name: str, operation: str) -> None:
         if name in self.engine.backend.truth and name not in self.jobs:
-            self.jobs[name] = number = next(numbers)
-            self.engine.backend.work.append(Work(number, name, operation, running=True))
+            self.jobs[name] = self.engine.backend.begin(name, operation)
 
     def finish(self, name: str, end: JobEnd) -> None:
         number = self.jobs.pop(name, None)
         if number is not None:
-            self.engine.backend.ended[number] = end
-            work = self.engine.backend.work
-            work[:] = [item for item in work if item.job_id != number]
+            self.engine.backend.finish(number, end)
 
     def ask(self, name: str) -> None:
         self.engine.ask(name)
@@ -91,24 +88,20 @@ class World:
     def look(self) -> None:
         self.engine.look()
 
+    def follow(self) -> None:
+        self.engine.follow()
+
     def step(self) -> None:
         self.engine.step()
 
     def lose(self) -> None:
-        engine = self.engine
-        queries.step(
-            engine.cluster,
-            engine.backend,
-            engine.tuning,
-            engine.clock,
-            lambda query: self.answered.append(query.pk),
-        )
+        self.engine.step_losing(self.answered)
 
     def repeat(self) -> None:
         engine = self.engine
         mine = Query.objects.select_related("cluster", "pass_of").filter(cluster=engine.cluster)
         for query in [*mine.filter(state="answered"), *mine.filter(state="done")][:3]:
-            queries.reconcile(query, engine.policy, engine.tuning, engine.clock)
+            answers.reconcile(query, engine.policy, engine.tuning, engine.clock)
 
     def wait(self, seconds: float) -> None:
         self.engine.clock.wait(seconds)

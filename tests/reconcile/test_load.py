@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 
 from proj.inventory.models import Cluster, Instance, Pass
 from proj.reconcile import look
+from proj.reconcile.leases import lease
 from tests.reconcile.conftest import Engine, make_engine
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,10 +31,13 @@ def look_again(engine: Engine) -> None:
 def statements(engine: Engine) -> list[str]:
     """Return the statements of one look."""
     engine.clock.wait(100)
-    lease = look.lease(engine.cluster.name, engine.tuning, at=engine.clock())
-    with CaptureQueriesContext(connection) as captured, lease as held:
+    engine.follow()
+    held_at = lease(engine.cluster.name, "look", 100, at=engine.clock())
+    with CaptureQueriesContext(connection) as captured, held_at as held:
         assert held is not None
-        look.look_at(held, engine.backend, engine.policy, engine.tuning, engine.clock)
+        look.look_at(
+            held, engine.backend, engine.policy, engine.tuning, engine.clock, lambda _: None
+        )
     return [query["sql"] for query in captured.captured_queries]
 
 
@@ -108,12 +112,26 @@ def test_an_instance_whose_queries_fail_is_asked_rarer_and_rarer(ten: Engine) ->
     assert Instance.objects.get(name="vm3").ask_failures == 0
 
 
+def test_an_instance_whose_query_failed_is_asked_again_without_any_drift(ten: Engine) -> None:
+    Instance.objects.filter(name="vm3").update(
+        ask_failures=1, ask_after=ten.clock() + timedelta(hours=1)
+    )
+    asked = len(ten.backend.jobs)
+    ten.run()
+    assert len(ten.backend.jobs) == asked
+    ten.clock.wait(3601)
+    ten.run()
+    assert list(ten.backend.jobs.values())[asked:] == ["vm3"]
+    assert Instance.objects.get(name="vm3").ask_failures == 0
+
+
 def test_the_audit_confirms_the_oldest_first_within_the_hourly_budget() -> None:
     engine = stable(10)
     Cluster.objects.update(jobs_per_hour=4)
     engine.cluster.refresh_from_db()
     engine.clock.wait(13 * 3600)
-    oldest = list(Instance.objects.order_by("confirmed_at").values_list("name", flat=True)[:4])
+    by_age = Instance.objects.order_by("confirmed_at", "pk")
+    oldest = list(by_age.values_list("name", flat=True)[:4])
     asked = len(engine.backend.jobs)
     for _ in range(30):
         look_again(engine)

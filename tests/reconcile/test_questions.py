@@ -11,7 +11,7 @@ def missing_twice(world: World) -> str:
     world.truth.remove(name)
     for _ in range(2):
         world.engine.clock.wait(100)
-        world.engine.look()
+        world.look()
     assert Query.objects.get(instance=name, state="pending").by_name
     return name
 

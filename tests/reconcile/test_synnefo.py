@@ -2,7 +2,7 @@
 
 import pytest
 
-from proj.backend import Unreadable, Work
+from proj.backend import Unreadable
 from proj.inventory.models import Instance, Transition
 from proj.observation import Configuration, JobEnd, Nic
 from tests.reconcile.conftest import Engine
@@ -12,7 +12,7 @@ from tests.reconcile.conftest import Engine
 def test_a_build_whose_job_is_open_and_whose_instance_is_not_there_yet_stays_a_build(
     engine: Engine, running: bool
 ) -> None:
-    engine.backend.work = [Work(5, "vm1", "CREATE", running=running)]
+    engine.backend.begin("vm1", "CREATE", running=running)
     for _ in range(3):
         engine.run()
         engine.clock.wait(100)
@@ -22,9 +22,10 @@ def test_a_build_whose_job_is_open_and_whose_instance_is_not_there_yet_stays_a_b
 def test_a_build_whose_job_failed_becomes_an_error_and_is_kept_until_proven_gone(
     engine: Engine,
 ) -> None:
-    engine.backend.work = [Work(5, "vm1", "CREATE", running=True)]
+    job_id = engine.backend.begin("vm1", "CREATE")
     engine.run()
-    engine.backend.work, engine.backend.ended = [], {5: JobEnd.FAILED}
+    engine.backend.finish(job_id, JobEnd.FAILED)
+    engine.clock.wait(5)
     engine.run()
     assert engine.recorded() == {"vm1": "ERROR"}
     engine.clock.wait(100)

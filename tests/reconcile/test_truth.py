@@ -36,9 +36,9 @@ between_transactions = pytest.mark.django_db(transaction=True)
 
 def nothing_but_health(world: World) -> list[dict[str, Any]]:
     """Run a pass and a look, and return what is recorded of the instances."""
-    world.engine.run()
+    world.run()
     world.engine.clock.wait(100)
-    world.engine.look()
+    world.look()
     return world.rows()
 
 
@@ -56,7 +56,7 @@ def test_a_node_that_does_not_answer_makes_its_instances_unknown_on_either_road(
     mine = [name for name, it in world.truth.instances.items() if it.node == node]
     world.truth.set_node(node, **{broken: True})
     if road == "list":
-        world.engine.run()
+        world.run()
     else:
         for name in mine:
             world.engine.ask(name)
@@ -101,9 +101,9 @@ def test_an_empty_list_is_held_however_few_are_recorded(make_world: MakeWorld) -
     world = make_world(instances=2)
     before = world.rows()
     world.faults.empty_list = True
-    assert world.engine.run().outcome == "held"
+    assert world.run().outcome == "held"
     world.engine.clock.wait(100)
-    assert world.engine.run().outcome == "held"
+    assert world.run().outcome == "held"
     assert world.rows() == before
 
 
@@ -119,10 +119,10 @@ def test_a_request_that_fails_in_the_middle_of_a_pass_condemns_nobody(
         world.faults.status = 502 if next(asked) == failing else None
 
     world.touch = touch
-    world.engine.run()
+    world.run()
     world.touch, world.faults.status = lambda: None, None
     world.engine.clock.wait(1000)
-    world.engine.run()
+    world.run()
     others = [word for other, word in world.recorded().items() if other != name]
     assert (world.recorded()[name], set(others)) == ("STOPPED ERROR_down", {"ACTIVE running"})
     states = Transition.objects.filter(field="status").exclude(rule="adopted")
@@ -136,9 +136,9 @@ def test_one_list_that_misses_an_instance_deletes_nothing(world: World) -> None:
     name = world.nth(0)
     world.faults.hidden.add(name)
     world.engine.clock.wait(100)
-    world.engine.look()
+    world.look()
     world.faults.hidden.clear()
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == "ACTIVE running"
 
 
@@ -146,7 +146,7 @@ def test_two_lists_without_a_404_delete_nothing(world: World) -> None:
     name = world.nth(0)
     world.faults.hidden.add(name)
     for _ in range(3):
-        world.engine.run()
+        world.run()
         world.engine.clock.wait(100)
     assert world.recorded()[name] == "ACTIVE running"
 
@@ -163,9 +163,9 @@ def test_a_name_that_cannot_be_asked_for_is_no_404(
 
     monkeypatch.setattr(world.rapi, "answer", refuse)
     world.truth.remove(name)
-    world.engine.run()
+    world.run()
     world.engine.clock.wait(1000)
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == "ACTIVE running"
 
 
@@ -173,8 +173,8 @@ def test_two_lists_close_together_and_a_404_delete_nothing_yet(world: World) -> 
     name = world.nth(0)
     world.truth.remove(name)
     world.engine.clock.wait(100)
-    world.engine.look()
-    world.engine.look()
+    world.look()
+    world.look()
     world.engine.ask(name)
     for _ in range(3):
         world.engine.step()
@@ -199,7 +199,7 @@ def test_a_clock_of_ganetis_that_is_wrong_by_an_hour_changes_nothing(
     ):
         begun = world.engine.clock()
         change(name)
-        world.engine.run()
+        world.run()
         assert world.recorded()[name] == expected
         assert begun < world.row(name).observed_not_before < world.engine.clock()
 
@@ -242,6 +242,20 @@ def test_a_row_that_another_worker_changes_meanwhile_never_goes_back_in_time(
 
 
 @between_transactions
+def test_what_another_worker_records_before_the_write_is_not_overwritten(
+    make_world: MakeWorld,
+) -> None:
+    def write_a_crash(world: World) -> None:
+        interval = Interval(world.engine.clock(), world.engine.clock())
+        write(world, observation(world.nth(0), Status.STOPPED, "ERROR_down", interval))
+
+    for world in at_every_touch(
+        make_world, lambda world: record_elsewhere(world, world.nth(0)), write_a_crash
+    ):
+        assert world.recorded()[world.nth(0)] == "UNKNOWN ERROR_nodeoffline"
+
+
+@between_transactions
 def test_a_row_that_is_deleted_meanwhile_is_adopted_anew_or_stays_away(
     make_world: MakeWorld,
 ) -> None:
@@ -253,7 +267,7 @@ def test_a_row_that_is_deleted_meanwhile_is_adopted_anew_or_stays_away(
     ):
         name = world.nth(0)
         ends.add(world.recorded().get(name, "away"))
-        world.engine.run(Pass.Kind.ALL)
+        world.run(Pass.Kind.ALL)
         assert world.recorded()[name] == "STOPPED ERROR_down"
     assert ends == {"STOPPED ERROR_down", "away"}
 
@@ -290,17 +304,17 @@ def test_while_a_job_works_on_an_instance_what_the_list_says_is_no_drift(
     job = open_job(world, kind, name, state)
     world.truth.crash(name)
     for _ in range(3):
-        assert world.engine.run().outcome in ("in_sync", "reconciled")
+        assert world.run().outcome in ("in_sync", "reconciled")
         world.engine.clock.wait(100)
     assert world.recorded()[name] == MEANWHILE.get(kind, "ACTIVE running")
     assert world.row(name).task_state == kind
     world.faults.hidden.add(name)
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == MEANWHILE.get(kind, "ACTIVE running")
     assert world.row(name).missing_first is None
     world.faults.hidden.clear()
     let_end(world, job)
-    world.engine.run()
+    world.run()
     expected = {"REMOVE": "DELETED", "SHUTDOWN": "STOPPED ADMIN_down"}
     expected |= dict.fromkeys(("STARTUP", "REBOOT"), "ACTIVE running")
     assert world.recorded()[name] == expected.get(kind, "STOPPED ERROR_down")
@@ -311,25 +325,25 @@ def test_while_a_job_works_on_an_instance_what_the_list_says_is_no_drift(
 def test_while_a_creation_is_open_its_instance_is_a_build(world: World, state: str) -> None:
     job = open_job(world, "CREATE", "new", state)
     for _ in range(3):
-        world.engine.run()
+        world.run()
         world.engine.clock.wait(100)
     assert world.recorded()["new"] == "BUILD"
     let_end(world, job)
-    world.engine.run()
+    world.run()
     assert world.recorded()["new"] == "ACTIVE running"
 
 
 def test_whose_turn_it_is_waits_for_the_job_that_holds_its_lock(world: World) -> None:
     name = world.nth(0)
     job = open_job(world, "MIGRATE", name, "running")
-    world.engine.run()
+    world.run()
     world.engine.clock.wait(13 * 3600)
-    world.engine.run()
+    world.run()
     mine = Query.objects.filter(instance=name)
     assert mine.count() == 1
     let_end(world, job)
     world.engine.clock.wait(100)
-    world.engine.run()
+    world.run()
     assert mine.count() == 2
 
 
@@ -337,7 +351,7 @@ def test_what_a_query_says_while_a_job_is_still_queued_is_no_drift_either(world:
     name = world.nth(0)
     never = [["gnt:user", "rate-limit:0:never", 0]]
     world.queue.submit({"OP_ID": "OP_INSTANCE_SHUTDOWN", "instance_name": name, "reason": never})
-    world.engine.run()
+    world.run()
     world.truth.crash(name)
     asked = world.engine.ask(name)
     world.engine.settle()
@@ -349,10 +363,10 @@ def test_what_a_query_says_while_a_job_is_still_queued_is_no_drift_either(world:
 def test_a_job_that_leaves_all_as_it_was_leaves_nothing_under_way(world: World, kind: str) -> None:
     name = world.nth(0)
     job = open_job(world, kind, name, "running")
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == MEANWHILE.get(kind, "ACTIVE running")
     let_end(world, job)
-    assert world.engine.run().outcome in ("in_sync", "reconciled")
+    assert world.run().outcome in ("in_sync", "reconciled")
     assert (world.recorded()[name], world.row(name).task_state) == ("ACTIVE running", "")
 
 
@@ -376,12 +390,12 @@ def test_a_build_whose_job_is_archived_or_purged_is_what_ganeti_has(
     world: World, forget: str
 ) -> None:
     job = open_job(world, "CREATE", "new", "running")
-    world.engine.run()
+    world.run()
     let_end(world, job)
     world.queue.archive()
     if forget == "purge":
         world.queue.purge()
-    world.engine.run()
+    world.run()
     assert world.recorded()["new"] == "ACTIVE running"
 
 
@@ -389,13 +403,13 @@ def test_a_build_whose_job_is_purged_and_that_ganeti_has_not_is_no_error_but_gon
     world: World,
 ) -> None:
     job = open_job(world, "CREATE", "new", "waiting")
-    world.engine.run()
+    world.run()
     world.queue.lose(job)
     world.queue.stuck = False
     world.engine.clock.wait(100)
-    world.engine.look()
+    world.look()
     assert world.recorded()["new"] == "BUILD"
-    world.engine.run()
+    world.run()
     states = Transition.objects.filter(instance=world.row("new"), field="status").order_by("id")
     assert [it.after for it in states] == ["BUILD", "DELETED"]
     assert states.last().rule == "gone"
@@ -408,7 +422,7 @@ def test_a_build_whose_job_id_is_not_known_yet_is_waited_for(world: World) -> No
         operation_since=at, observed_not_before=at, observed_not_after=at,
     )  # fmt: skip
     for _ in range(3):
-        world.engine.run()
+        world.run()
         world.engine.clock.wait(100)
     assert world.recorded()["new"] == "BUILD"
 
@@ -446,7 +460,7 @@ def disappear_by_a_job(world: World) -> None:
 def look_at_a_crash(world: World) -> None:
     world.truth.crash(f"vm00002.{world.truth.name}")
     world.engine.clock.wait(100)
-    world.engine.look()
+    world.look()
     world.engine.step()
 
 
@@ -459,7 +473,7 @@ def test_an_instance_created_between_any_two_reads_is_never_missing(
         assert world.recorded().get("new", "ACTIVE running") in ("ACTIVE running", "BUILD")
         found = Instance.objects.filter(cluster=world.engine.cluster, name="new").first()
         assert found is None or found.missing_first is None
-        world.engine.run()
+        world.run()
         assert world.recorded()["new"] == "ACTIVE running"
         assert world.recorded()[f"vm00002.{world.truth.name}"] == "STOPPED ERROR_down"
         assert not Transition.objects.filter(after="DELETED").exists()
@@ -473,7 +487,7 @@ def test_an_instance_removed_between_any_two_reads_ends_deleted_and_never_otherw
     for world in at_every_touch(make_world, happens, look_at_a_crash):
         name = f"vm00001.{world.truth.name}"
         assert world.recorded()[name] == "ACTIVE running"
-        world.engine.run()
+        world.run()
         assert world.recorded()[name] == "DELETED"
         assert world.recorded()[f"vm00002.{world.truth.name}"] == "STOPPED ERROR_down"
         states = Transition.objects.filter(instance=world.row(name), field="status")
@@ -493,7 +507,7 @@ def test_a_crash_that_leaves_mtime_and_serial_number_as_they_were_is_seen(world:
     before = marks()
     world.truth.crash(name)
     assert marks() == before
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == "STOPPED ERROR_down"
 
 
@@ -501,14 +515,14 @@ def test_a_drbd_secondary_that_is_down_does_not_make_its_instance_unknown(world:
     name = world.nth(0)
     (other,) = set(world.truth.nodes) - {world.truth.instances[name].node}
     world.truth.change(name, secondaries=[other])
-    world.engine.run()
+    world.run()
     world.truth.set_node(other, is_down=True)
     asked = world.engine.ask(name)
     world.engine.settle()
     asked.refresh_from_db()
     assert (asked.outcome, "Can't compute disk status" in asked.error) == ("failed", True)
     world.engine.clock.wait(1000)
-    world.engine.run()
+    world.run()
     assert world.recorded()[name] == "ACTIVE running"
 
 
@@ -615,11 +629,11 @@ def test_a_reply_about_many_instances_is_applied_to_each_and_one_that_is_bad_spo
 def test_names_that_begin_alike_are_never_taken_for_each_other(world: World) -> None:
     for name in ("vm", "vm1", "vm11", "xvm1"):
         world.truth.add(name)
-    world.engine.run()
+    world.run()
     world.truth.crash("vm1")
     open_job(world, "REBOOT", "vm11", "running")
     world.truth.remove("vm")
-    world.engine.run()
+    world.run()
     recorded = world.recorded()
     assert [recorded[name] for name in ("vm", "vm1", "vm11", "xvm1")] == [
         "DELETED", "STOPPED ERROR_down", "REBOOT running", "ACTIVE running",
@@ -635,10 +649,10 @@ def test_when_thirty_of_a_hundred_vanish_nothing_is_deleted_before_somebody_look
     world = make_world(instances=100)
     for name in list(world.truth.instances)[:30]:
         world.truth.remove(name)
-    held = world.engine.run()
+    held = world.run()
     assert held.outcome == "held"
     assert set(world.recorded().values()) == {"ACTIVE running"}
-    assert world.engine.run(approved=held.fingerprint).outcome == "reconciled"
+    assert world.run(approved=held.fingerprint).outcome == "reconciled"
     assert list(world.recorded().values()).count("DELETED") == 30
 
 
@@ -648,9 +662,9 @@ def test_when_a_node_of_most_instances_dies_they_are_unknown_without_asking_anyb
     world = make_world(instances=20)
     for name in list(world.truth.instances)[:15]:
         world.truth.change(name, node="node1.alpha", running_on="node1.alpha")
-    world.engine.run()
+    world.run()
     world.truth.set_node("node1.alpha", is_down=True)
-    assert world.engine.run().outcome == "reconciled"
+    assert world.run().outcome == "reconciled"
     dead = [name for name, it in world.truth.instances.items() if it.node == "node1.alpha"]
     assert len(dead) > 15
     assert {world.recorded()[name] for name in dead} == {"UNKNOWN ERROR_nodedown"}
@@ -673,5 +687,5 @@ def test_twenty_changes_within_a_minute_mark_the_instance_and_do_not_flood_its_h
     assert sum(1 + change.folded for change in history) == 20
     world.engine.clock.wait(3600)
     world.truth.crash(name)
-    world.engine.run()
+    world.run()
     assert world.row(name).flapping_since is None

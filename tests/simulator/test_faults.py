@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import proj.ganeti.backend
-from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain, Verdict
+from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain, Verdict, Work
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
-from proj.observation import Interval
+from proj.observation import Interval, JobEnd
 from proj.simulator.server import Cluster, Simulator
 from tests.environment import until
 
@@ -150,8 +150,8 @@ def test_other_peoples_work_shows_in_the_queue_and_then_in_the_list(
     name = next(iter(cluster.truth.instances))
     cluster.queue.seconds = 0.3
     cluster.queue.submit({"OP_ID": "OP_INSTANCE_SHUTDOWN", "instance_name": name})
-    (work,) = backend.look().work
-    assert (work.instance, work.operation, work.running) == (name, "SHUTDOWN", True)
-    until(lambda: not backend.look().work, "the job ends")
+    (job,) = backend.feed(None, []).jobs
+    assert (job.work, job.has_started, job.end) == ((Work(name, "SHUTDOWN"),), True, None)
+    until(lambda: backend.feed(0, [job.job_id]).jobs[0].end is JobEnd.SUCCESS, "the job ends")
     listed = {seen.instance: seen.backend_status for seen in backend.look().listed}
     assert listed[name] == "ADMIN_down"

@@ -12,6 +12,7 @@ from django.db import IntegrityError
 
 from proj.backend import BackendError
 from proj.cli.output import print_json, print_table, refuse
+from proj.inventory.audit import audit_round
 from proj.inventory.models import Cluster
 from proj.wiring import backend_of
 
@@ -65,7 +66,10 @@ class Command(BaseCommand):
                 _named(options["name"]).update(paused=True)
                 self.stdout.write(f"{options['name']} is paused")
             case "resume":
-                _named(options["name"]).update(paused=False, next_look_at=None)
+                _named(options["name"]).update(
+                    paused=False, next_look_at=None, next_follow_at=None,
+                    look_until=None, follow_until=None, await_until=None,
+                )  # fmt: skip
                 self.stdout.write(f"{options['name']} goes on")
             case "remove":
                 _named(options["name"]).delete()
@@ -184,24 +188,16 @@ def _checked(cluster: Cluster) -> dict[str, Any]:
     try:
         backend = backend_of(cluster)
         version = backend.version()
-        instances = len(backend.look().listed)
+        instances = backend.look().size
     except BackendError as error:
         return {"name": cluster.name, "error": str(error)}
+    audit = audit_round(
+        instances, jobs_per_hour=cluster.jobs_per_hour, confirm_max_age=cluster.confirm_max_age
+    )
     return {
         "name": cluster.name,
         "error": "",
         "version": version,
         "instances": instances,
-        "audit": _audit(cluster, instances),
+        "audit": str(audit),
     }
-
-
-def _audit(cluster: Cluster, instances: int) -> str:
-    hours = instances / cluster.jobs_per_hour if cluster.jobs_per_hour else float("inf")
-    wanted = cluster.confirm_max_age / timedelta(hours=1)
-    if hours <= wanted:
-        return f"each is confirmed by a job at least every {wanted:g} h"
-    return (
-        f"{cluster.jobs_per_hour} jobs an hour confirm each only every {hours:.0f} h,"
-        f" not every {wanted:g} h: raise jobs_per_hour or confirm_max_age"
-    )

@@ -38,7 +38,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if "/demo" not in str(settings.VAR_DIR):
             refuse("the demo keeps its own database: run it by make demo")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # A shell that starts it in the background lets it ignore Ctrl-C.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         call_command("migrate", verbosity=0)
         Cluster.objects.all().delete()
         with ExitStack() as stack:
@@ -110,7 +112,8 @@ def _table() -> Table:
         for status in ("ACTIVE", "STOPPED", "ERROR", "UNKNOWN")
     ]
     title = f"{Cluster.objects.count()} clusters: {', '.join(counts)}"
-    places = f"Flower http://127.0.0.1:{os.environ.get('FLOWER_PORT', '5555')}; Ctrl-C stops"
+    web, flower = os.environ.get("WEB_PORT", "8000"), settings.FLOWER_PORT
+    places = f"http://127.0.0.1:{web}; Flower http://127.0.0.1:{flower}; Ctrl-C stops"
     table = Table("at", "instance", "field", "from", "to", "rule", "job", title=title)
     table.caption = places
     latest = Transition.objects.exclude(rule="adopted").select_related("instance__cluster")

@@ -1,0 +1,1 @@
+"""For programs: the JSON API, OpenStack's servers, health and metrics."""

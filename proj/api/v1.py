@@ -1,0 +1,19 @@
+"""The JSON API, described at /api/v1/docs."""
+
+from ninja import NinjaAPI
+
+from proj.api import reading, requesting
+from proj.api.auth import Bearer
+from proj.api.errors import answer_plainly
+
+api = NinjaAPI(
+    title="Ganeti reconciler",
+    version="1",
+    urls_namespace="v1",
+    description="What is recorded about the instances of Ganeti clusters, and how to have it"
+    " reconciled. Every request needs the token; this description does not.",
+    auth=Bearer(),
+)
+answer_plainly(api)
+api.add_router("", reading.router)
+api.add_router("", requesting.router)

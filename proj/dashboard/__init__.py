@@ -1,0 +1,1 @@
+"""For people: one page that shows how everything stands."""

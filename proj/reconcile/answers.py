@@ -1,0 +1,105 @@
+"""Reconcile one instance with the answer to a query: decide on it, apply it, end the query."""
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from proj.inventory.models import Instance, Pass, Query, Transition
+from proj.observation import Interval, Observation, Status
+from proj.reconcile import brake, passes, queries
+from proj.reconcile.apply import Context, KeepsChanging, apply, weigh
+from proj.reconcile.decide import Absence, Action, Decision, Policy, Recorded, Rule
+from proj.reconcile.settings import Tuning
+
+Clock = Callable[[], datetime]
+
+EXPLAINED = (Rule.REMOVED, Rule.OPERATION_ENDED)
+"""Rules that rest on a job of Ganeti's own: what it did on purpose is not held."""
+
+
+def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decision | None:
+    """Decide on a query's answer and apply it; a plan only keeps what it would change.
+
+    Returns:
+        The decision, or None when the query was reconciled already or its pass is held.
+    """
+    if query.state != Query.State.ANSWERED or query.answer is None:
+        return None
+    seen = _seen_in(query.answer)
+    at = now()
+    if query.pass_of.plan:
+        decision = _plan(query, seen, policy)
+    else:
+        context = Context(
+            policy,
+            tuning.flapping,
+            at,
+            query.pass_of_id,
+            query.pass_of.kind,
+            may_record=partial(_brake_allows, query, tuning.limits),
+        )
+        try:
+            with transaction.atomic():
+                applied = apply(query.cluster, query.instance, seen, context)
+                decision = applied.decision
+                if not applied.held and decision.action is not Action.ASK:
+                    queries.finish(query, decision.rule)
+        except KeepsChanging:
+            queries.ask_again(query, tuning, "other writers kept changing the instance", at=at)
+            return None
+        if applied.held:
+            mark = brake.fingerprint([query.instance], [])
+            passes.hold(query.pass_of, "too many instances would go out of service", mark, at=at)
+            return None
+        if decision.action is Action.ASK:
+            queries.ask_again(query, tuning, f"undecided: {decision.rule}", at=at)
+            return decision
+    passes.close_if_finished(query.pass_of, at=at)
+    return decision
+
+
+def _seen_in(answer: dict[str, Any]) -> Observation | Absence:
+    if "absent" in answer:
+        not_before, not_after = (datetime.fromisoformat(text) for text in answer["absent"])
+        return Absence(by_name=True, interval=Interval(not_before, not_after))
+    return Observation.from_json(answer)
+
+
+def _plan(query: Query, seen: Observation | Absence, policy: Policy) -> Decision:
+    decision = weigh(query.cluster, query.instance, seen, policy)
+    changes = (
+        passes.changes_json(query.instance, seen, decision, query.pass_of.kind)
+        if decision.action is Action.RECORD
+        else []
+    )
+    queries.finish(query, decision.rule, changes=changes)
+    return decision
+
+
+def _brake_allows(
+    query: Query, limits: brake.Limits, recorded: Recorded | None, decision: Decision
+) -> bool:
+    """Whether this change, after those that the pass has made, is still no mass change."""
+    pass_of = query.pass_of
+    status = next((c.after for c in decision.changes if c.field == "status"), None)
+    if (
+        recorded is None
+        or status not in (Status.STOPPED, Status.DELETED)
+        or pass_of.kind == Pass.Kind.REQUERY
+        or pass_of.fingerprint
+        or decision.rule in EXPLAINED
+    ):
+        return True
+    done = Transition.objects.filter(pass_of=pass_of, field="status", after=status)
+    if status is Status.STOPPED:
+        done = done.filter(before=Status.ACTIVE)
+    count = done.count() + 1
+    return count <= limits.at_least(status) or count <= limits.share(status) * _known(query)
+
+
+def _known(query: Query) -> int:
+    instances = Instance.objects.filter(cluster_id=query.cluster_id)
+    return instances.exclude(status=Status.DELETED).count()

@@ -1,0 +1,144 @@
+"""Asking for something to be reconciled: what is accepted, and what is refused with a reason."""
+
+import json
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.db import connection
+from django.test import Client
+
+from proj.inventory.models import Pass, Query
+from proj.reconcile import passes
+from tests.recorded import record_cluster, record_instance
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+INSTANCE = "/api/v1/clusters/alpha/instances/vm1"
+QUEUES = ("on-demand", "ganeti", "reconcile")
+
+
+def post(caller: Client, url: str, status: int, **body: Any) -> Any:
+    answer = caller.post(url, json.dumps(body), "application/json")
+    assert answer.status_code == status, answer.content
+    told = answer.json()
+    assert answer.get("Location") == told.get("url")
+    return told
+
+
+@pytest.fixture(autouse=True)
+def broker(redis: None) -> Any:
+    """The broker, without messages of tests before."""
+    with current_app.connection_for_write() as to_broker:
+        client = to_broker.default_channel.client
+        client.delete(*QUEUES)
+        yield client
+        client.delete(*QUEUES)
+
+
+def sent(broker: Any, queue: str) -> list[tuple[str, Any]]:
+    """Return task and arguments of each message that waits in a queue."""
+    messages = [json.loads(it) for it in broker.lrange(queue, 0, -1)]
+    return [(it["headers"]["task"], it["headers"]["kwargsrepr"]) for it in messages]
+
+
+def test_an_instance_that_nobody_knows_may_be_asked_about(caller: Client, broker: Any) -> None:
+    record_cluster()
+    told = post(caller, f"{INSTANCE}/reconcile", 202)
+    assert told["url"] == f"http://testserver/api/v1/passes/{told['pass']}"
+    assert caller.get(told["url"]).json() == passes.describe(Pass.objects.get())
+    query = Query.objects.get()
+    assert (query.instance, query.lane, query.pass_of_id) == ("vm1", 0, told["pass"])
+    assert sent(broker, "on-demand") == [("tasks.query.issue_jobs", "{'cluster': 'alpha'}")]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "plan"),
+    [({}, "sweep", False), ({"all": True}, "all", False), ({"plan": True}, "sweep", True)],
+)
+def test_a_cluster_is_gone_over_as_asked(
+    caller: Client, broker: Any, how: dict[str, bool], kind: str, plan: bool
+) -> None:
+    record_cluster()
+    told = post(caller, "/api/v1/clusters/alpha/reconcile", 202, **how)
+    row = Pass.objects.get(pk=told["pass"])
+    assert (row.kind, row.plan, row.state) == (kind, plan, "requested")
+    assert sent(broker, "ganeti") == [("tasks.query.query_cluster", "{'cluster': 'alpha'}")]
+
+
+@pytest.mark.parametrize(
+    ("path", "task"), [("/instances/vm1", "issue_jobs"), ("", "query_cluster")]
+)
+def test_the_workers_are_told_when_the_request_is_committed_and_not_before(
+    caller: Client, monkeypatch: pytest.MonkeyPatch, path: str, task: str
+) -> None:
+    record_cluster()
+    open_when_told: list[bool] = []
+    monkeypatch.setattr(
+        f"proj.api.requesting.{task}.delay",
+        lambda **_: open_when_told.append(connection.in_atomic_block),
+    )
+    post(caller, f"/api/v1/clusters/alpha{path}/reconcile", 202)
+    assert open_when_told == [False]
+
+
+POSTS = [f"{INSTANCE}/reconcile", "/api/v1/clusters/alpha/reconcile"]
+
+
+@pytest.mark.parametrize("url", [*POSTS, f"{INSTANCE}/operations"])
+def test_an_unknown_cluster_is_said(caller: Client, url: str) -> None:
+    assert post(caller, url, 404, action="REBOOT") == {"detail": "no cluster alpha"}
+
+
+@pytest.mark.parametrize("url", POSTS)
+def test_a_paused_cluster_is_left_alone_and_it_is_said_what_to_do(caller: Client, url: str) -> None:
+    record_cluster(paused=True)
+    told = post(caller, url, 409)
+    assert told == {"detail": "alpha is paused: manage.py cluster resume alpha"}
+    assert not Pass.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a%00", "vm1;", "é", "v" * 256])
+@pytest.mark.parametrize("verb", ["reconcile", "operations"])
+def test_a_name_that_no_instance_can_have_is_refused(caller: Client, name: str, verb: str) -> None:
+    record_cluster()
+    post(caller, f"/api/v1/clusters/alpha/instances/{name}/{verb}", 422, action="REBOOT")
+    assert not Query.objects.exists()
+
+
+def test_a_body_that_cannot_be_read_is_refused(caller: Client) -> None:
+    record_cluster()
+    url = "/api/v1/clusters/alpha/reconcile"
+    assert caller.post(url, "{cut", "application/json").status_code == 400
+    assert caller.post(url, '{"all": "perhaps"}', "application/json").status_code == 422
+    assert not Pass.objects.exists()
+
+
+@pytest.mark.parametrize("job_id", [None, 123])
+def test_an_operation_that_began_is_announced(
+    caller: Client, monkeypatch: pytest.MonkeyPatch, job_id: int | None
+) -> None:
+    cluster = record_cluster()
+    record_instance(cluster, "vm1")
+    announced: list[Any] = []
+    monkeypatch.setattr(
+        "proj.api.requesting.operation_started",
+        lambda cluster, name, **rest: announced.append((cluster, name, rest)),
+    )
+    told = post(caller, f"{INSTANCE}/operations", 202, action="REBOOT", job_id=job_id)
+    assert told == {"action": "REBOOT", "url": f"http://testserver{INSTANCE}"}
+    assert caller.get(told["url"]).status_code == 200
+    ((row, name, rest),) = announced
+    assert (row, name, rest["action"], rest["job_id"]) == (cluster, "vm1", "REBOOT", job_id)
+
+
+def test_an_operation_that_ganeti_does_not_have_is_refused(caller: Client) -> None:
+    record_cluster()
+    told = post(caller, f"{INSTANCE}/operations", 422, action="EXPLODE")
+    assert "EXPLODE" in told["detail"]
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 2**63, "x"])
+def test_a_job_id_that_no_job_can_have_is_refused(caller: Client, job_id: object) -> None:
+    record_cluster()
+    post(caller, f"{INSTANCE}/operations", 422, action="REBOOT", job_id=job_id)

@@ -1,0 +1,173 @@
+"""What others do on a real Ganeti is followed by its job queue, with the look switched off."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from proj.clock import now
+from proj.inventory.models import Cluster, Instance, Query, Transition
+from tests.commands import add_cluster, manage
+from tests.environment import until
+from tests.fixtures.lab import Lab
+from tests.fixtures.workers import WORKERS, Processes
+
+pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
+
+WITHIN = 3.0
+"""Seconds after a job's end in which its instance must be recorded right."""
+
+
+@pytest.fixture
+def following(lab: Lab, transactional_db: None, processes: Processes) -> Lab:
+    """Every instance recorded, no further look, the queue followed by worker and beat."""
+    processes.start(*WORKERS, LOOK_PERIOD="86400", LOOK_PERIOD_MIN="86400")
+    assert add_cluster(lab.access).code == 0
+    assert manage("reconcile", "--all").code == 0
+    recorded_at = now()
+    processes.start("beat")
+    until(
+        lambda: Cluster.objects.filter(followed_not_before__gt=recorded_at).exists(),
+        "the queue is followed",
+    )
+    return lab
+
+
+def recorded(name: str) -> tuple[str, str]:
+    row = Instance.objects.filter(name=name).first()
+    return (row.status, row.backend_status) if row else ("", "")
+
+
+def seen_while(work: Callable[[], Any], name: str) -> set[tuple[str, str]]:
+    """Return the status and task state that an instance showed while something ran."""
+    found = set()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        while not done.done():
+            row = Instance.objects.filter(name=name).first()
+            if row is not None:
+                found.add((row.status, row.task_state))
+            time.sleep(0.02)
+        done.result()
+    return found
+
+
+def ends_as(name: str, status: str, word: str) -> None:
+    begun = time.monotonic()
+    until(lambda: recorded(name) == (status, word), f"{name} is {status} {word}", WITHIN)
+    print(f"{name} {status} after {time.monotonic() - begun:.2f} s")
+
+
+def test_what_an_administrator_asks_mends_the_database_with_no_query_of_ours(
+    following: Lab,
+) -> None:
+    one, other, third = (following.name(number) for number in (3, 4, 5))
+    queries = Query.objects.exclude(submitted_at=None).count()
+    for number in (3, 4, 5):
+        following.crash(number)
+    try:
+        following.gnt("gnt-instance", "info", "-s", third)
+        following.gnt("gnt-instance", "info", one)
+        ends_as(one, "STOPPED", "ERROR_down")
+        assert recorded(other) == recorded(third) == ("ACTIVE", "running")
+        following.gnt("gnt-instance", "info", "--all")
+        ends_as(other, "STOPPED", "ERROR_down")
+        assert Query.objects.exclude(submitted_at=None).count() == queries
+        changes = Transition.objects.filter(field="status", after="STOPPED")
+        assert {(change.rule, change.source) for change in changes} == {("job-convicts", "follow")}
+        assert Instance.objects.exclude(confirmed_at=None).count() == 20
+    finally:
+        for number in (3, 4, 5):
+            following.gnt("gnt-instance", "start", following.name(number))
+
+
+@pytest.fixture
+def slow(following: Lab) -> Iterator[Callable[..., set[tuple[str, str]]]]:
+    """A way to run a gnt command on node 2 whose job takes a while, and to watch an instance."""
+    daemon = "/run/ganeti/ganeti-noded.pid"
+    node = following.node_name(2)
+    following.gnt("gnt-cluster", "modify", "--candidate-pool-size=1")
+    following.gnt("gnt-node", "modify", "--master-candidate=no", node)
+
+    def run(name: str, *command: str) -> set[tuple[str, str]]:
+        following.on(2, "sh", "-c", f"kill -STOP $(cat {daemon})")
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                waked = pool.submit(_wake_when_seen, following, name, daemon)
+                shown = seen_while(lambda: following.gnt(*command), name)
+                waked.result()
+        finally:
+            following.on(2, "sh", "-c", f"kill -CONT $(cat {daemon})")
+        return shown
+
+    yield run
+    following.gnt("gnt-cluster", "modify", "--candidate-pool-size=10")
+    following.gnt("gnt-node", "modify", "--master-candidate=yes", node)
+
+
+def _wake_when_seen(lab: Lab, name: str, daemon: str) -> None:
+    """Let the node go on as soon as the database shows that a job works on the instance."""
+    try:
+        until(
+            lambda: any(row.task_state for row in Instance.objects.filter(name=name)),
+            f"the job on {name} is shown", 20,
+        )  # fmt: skip
+    finally:
+        lab.on(2, "sh", "-c", f"kill -CONT $(cat {daemon})")
+
+
+def test_reboot_stop_and_start_show_while_they_run_and_are_right_soon_after(
+    following: Lab, slow: Callable[..., set[tuple[str, str]]]
+) -> None:
+    name = following.name(6)
+    assert ("REBOOT", "REBOOT") in slow(name, "gnt-instance", "reboot", name)
+    ends_as(name, "ACTIVE", "running")
+    assert ("ACTIVE", "SHUTDOWN") in slow(name, "gnt-instance", "stop", name)
+    ends_as(name, "STOPPED", "ADMIN_down")
+    assert ("STOPPED", "STARTUP") in slow(name, "gnt-instance", "start", name)
+    ends_as(name, "ACTIVE", "running")
+
+
+def test_an_instance_is_a_build_while_it_is_made_and_deleted_after_its_removal(
+    following: Lab, slow: Callable[..., set[tuple[str, str]]]
+) -> None:
+    name = "vm900.lab1.example"
+    shown = slow(
+        name, "gnt-instance", "add", "-t", "diskless", "-o", "noop", "-B", "memory=4,vcpus=1",
+        "--no-ip-check", "--no-name-check", "--no-install", "--no-start", "--no-nics",
+        "-n", following.node_name(6), name,
+    )  # fmt: skip
+    assert ("BUILD", "CREATE") in shown
+    ends_as(name, "STOPPED", "ADMIN_down")
+    following.gnt("gnt-instance", "remove", "-f", name)
+    ends_as(name, "DELETED", "")
+
+
+def test_of_fifty_requests_at_once_at_most_two_jobs_reach_ganeti(following: Lab) -> None:
+    from tasks.requery import requery
+
+    name = following.name(7)
+    newest = max(int(job) for job in jobs_of(following, "id"))
+    with ThreadPoolExecutor(10) as pool:
+        for done in [
+            pool.submit(requery.delay, cluster=following.access["name"], instance=name)
+            for _ in range(50)
+        ]:
+            done.result()
+    until(
+        lambda: (
+            Query.objects.filter(instance=name, state="done", job_id__gt=newest).exists()
+            and not Query.objects.filter(state__in=Query.UNFINISHED).exists()
+        ),
+        "the requests are answered",
+    )
+    jobs = jobs_of(following, "id,summary")
+    ours = [job for job in jobs if int(job.split()[0]) > newest and "QUERY_DATA" in job]
+    assert 1 <= len(ours) <= 2
+
+
+def jobs_of(lab: Lab, fields: str) -> list[str]:
+    """Return Ganeti's own list of its jobs."""
+    return lab.gnt("gnt-job", "list", "--no-headers", "-o", fields).splitlines()

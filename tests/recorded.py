@@ -1,0 +1,86 @@
+"""Rows as the engine leaves them, for tests of what shows them."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from proj.clock import now
+from proj.inventory.models import Cluster, Instance, Pass, Transition
+
+
+def record_cluster(name: str = "alpha", **values: Any) -> Cluster:
+    """Record a cluster that was looked at ten seconds ago and is in order."""
+    at = now()
+    return Cluster.objects.create(
+        **{
+            "name": name,
+            "host": "ganeti.example.com",
+            "user": "reconciler",
+            "password_source": "env:RAPI_PASSWORD",
+            "insecure": True,
+            "confirm_max_age": timedelta(hours=24),
+            "looked_not_before": at - timedelta(seconds=11),
+            "looked_not_after": at - timedelta(seconds=10),
+            "next_look_at": at + timedelta(seconds=50),
+            **values,
+        }
+    )
+
+
+def record_instance(cluster: Cluster, name: str, **values: Any) -> Instance:
+    """Record an instance that runs, as a job said an hour ago."""
+    then = now() - timedelta(hours=1)
+    return Instance.objects.create(
+        **{
+            "cluster": cluster,
+            "name": name,
+            "status": "ACTIVE",
+            "backend_status": "running",
+            "observed_not_before": then,
+            "observed_not_after": then,
+            "confirmed_at": then,
+            **values,
+        }
+    )
+
+
+def record_change(instance: Instance, at: datetime, **values: Any) -> Transition:
+    """Record that an instance was stopped."""
+    return Transition.objects.create(
+        **{
+            "instance": instance,
+            "field": "status",
+            "before": "ACTIVE",
+            "after": "STOPPED",
+            "backend_status": "ADMIN_down",
+            "rule": "job-convicts",
+            "source": "sweep",
+            "job_id": 17,
+            "at": at,
+            **values,
+        }
+    )
+
+
+def record_pass(cluster: Cluster, outcome: str, **values: Any) -> Pass:
+    """Record a pass over a cluster that was closed with ``outcome``."""
+    return Pass.objects.create(
+        **{
+            "cluster": cluster,
+            "kind": "sweep",
+            "state": "closed",
+            "outcome": outcome,
+            "requested_at": now(),
+            "closed_at": now(),
+            **values,
+        }
+    )
+
+
+def record_fleet(clusters: int, instances: int) -> None:
+    """Record clusters with everything that a page can show of them."""
+    for number in range(clusters):
+        cluster = record_cluster(f"c{number}")
+        record_pass(cluster, "held", error="6 of 10 instances would become DELETED")
+        for index in range(instances):
+            instance = record_instance(cluster, f"vm{index}", flapping_since=now())
+            record_change(instance, now())
