@@ -192,6 +192,11 @@ class Rapi:
         found: dict[str, Any] = until(ended, f"{kind} ends", 60)
         return found
 
+    def end_of(self, job_id: int) -> JobEnd | None:
+        """Return how a job ended, as the feed of the queue tells it."""
+        feed = self.backend.feed(job_id, [job_id])
+        return next(job.end for job in feed.jobs if job.job_id == job_id)
+
     def words(self) -> dict[str, str]:
         """Return the list's word for each instance."""
         return {seen.instance: str(seen.backend_status) for seen in self.backend.look().listed}
@@ -259,7 +264,7 @@ def test_an_archived_job_is_found_by_its_id_and_listed_no_more(both: Both) -> No
     assert rapi.client.GetJobStatus(job_id)["status"] == "success"
     (report,) = rapi.backend.poll({job_id: clock()})
     assert [seen.instance for seen in report.observations] == [behind.names[0]]
-    assert rapi.backend.ends([job_id]) == {job_id: JobEnd.SUCCESS}
+    assert rapi.end_of(job_id) is JobEnd.SUCCESS
 
 
 def test_a_job_that_waits_for_a_lock_is_open_until_it_is_canceled(both: Both) -> None:
@@ -269,14 +274,14 @@ def test_a_job_that_waits_for_a_lock_is_open_until_it_is_canceled(both: Both) ->
         until(lambda: rapi.client.GetJobStatus(job_id)["status"] == "waiting", "it waits", 20)
         (report,) = rapi.backend.poll({job_id: clock()})
         assert report.verdict is Verdict.PENDING
-        assert rapi.backend.ends([job_id]) == {}
+        assert rapi.end_of(job_id) is None
         behind.cancel(job_id)
         job = rapi.newest("QUERY_DATA")
     assert (job["status"], job["opstatus"]) == ("canceled", ["canceled"])
     assert job["opresult"] == ["Job canceled by request"]
     (report,) = rapi.backend.poll({job_id: clock()})
     assert report.verdict is Verdict.RETRY
-    assert rapi.backend.ends([job_id]) == {job_id: JobEnd.FAILED}
+    assert rapi.end_of(job_id) is JobEnd.FAILED
 
 
 def test_the_summary_of_an_operation_names_its_kind_and_its_instance(both: Both) -> None:
