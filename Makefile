@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check format lock up lab lab-down
+.PHONY: help setup demo test nightly bench check format lock up lab lab-down
 BIN := .venv/bin
+PROPERTIES := tests/reconcile/test_histories.py tests/reconcile/test_bad_input.py
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,6 +20,10 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
+
+nightly: setup ## Run the property tests on 2,000 histories, on both databases
+	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=sqlite $(PROPERTIES)
+	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=postgres $(PROPERTIES)
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

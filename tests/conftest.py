@@ -8,7 +8,7 @@ from pytest_django import DjangoDbBlocker
 
 from tests.environment import postgres_server, redis_server
 
-pytest_plugins = ("tests.fixtures.lab", "tests.fixtures.workers")
+pytest_plugins = ("tests.fixtures.lab", "tests.fixtures.simulated", "tests.fixtures.workers")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """Promises about the code itself: who may write a state, and what may be asked of Ganeti."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from proj.reconcile.decide import Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITES = {"create", "update", "update_or_create", "get_or_create", "bulk_create", "bulk_update"}
@@ -37,3 +40,32 @@ def test_nothing_is_asked_of_ganeti_but_what_reads() -> None:
         if isinstance(call.func, ast.Attribute) and on == "client"
     }
     assert asked == READS | TAKES_BACK_ITS_OWN
+
+
+def functions_of(path: Path) -> set[str]:
+    """Return the names of a file's functions."""
+    return {it.name for it in ast.parse(path.read_text()).body if isinstance(it, ast.FunctionDef)}
+
+
+def rows_of(document: str) -> Iterator[list[str]]:
+    """Yield the cells of every row of the tables of a document."""
+    for line in (ROOT / "docs" / document).read_text().splitlines():
+        if line.startswith("| "):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_test_that_is_said_to_hold_a_rule_exists() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/rules.md").read_text()))
+    missing = {f"{file}::{name}" for file, name in named if name not in functions_of(ROOT / file)}
+    assert len(named) > 50
+    assert not missing
+
+
+def test_every_rule_of_truth_is_held_by_a_test() -> None:
+    held = {rule for rule, _, tests in rows_of("rules.md") if "::test_" in tests}
+    assert {f"T{number}" for number in range(1, 20)} <= held
+
+
+def test_every_rule_of_the_decision_is_explained() -> None:
+    explained = {name for rules, *_ in rows_of("decisions.md") for name in rules.split(", ")}
+    assert explained == {"rule", *Rule}

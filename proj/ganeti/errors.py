@@ -8,6 +8,7 @@ import pycurl
 from ganeti.rapi.client import CertificateError, Error, GanetiApiError
 
 from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain
+from proj.ganeti.values import printable
 
 FORBIDDEN = 403
 NOT_FOUND = 404
@@ -67,4 +68,4 @@ def _wrong_certificate(cluster: str, where: str) -> Misconfigured:
 
 
 def _text(error: GanetiApiError) -> str:
-    return html.unescape(str(error)).splitlines()[0][:300] if str(error) else "no reason given"
+    return printable(html.unescape(str(error))) or "no reason given"

@@ -9,6 +9,7 @@ from typing import Any
 from proj.backend import JobReport, QueuedJob, Unreadable, Verdict, Work
 from proj.ganeti.replies import job_id_of, read_fields, read_query_result
 from proj.ganeti.states import STATUS_OF_WORD
+from proj.ganeti.values import printable, problem_of, shown
 from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation, Status
 
 JOB_FIELDS = ("id", "status", "opresult", "ops")
@@ -17,7 +18,7 @@ OPEN = ("queued", "waiting", "running", "canceling")
 
 _NOT_STARTED = frozenset({"queued", "waiting"})
 _QUERY = "INSTANCE_QUERY_DATA"
-_CHANGES = re.compile(r"INSTANCE_([A-Z_]+)\((.+)\)")
+_CHANGES = re.compile(r"INSTANCE_([A-Z_]{1,30})\(([\w.-]{1,255})\)")
 _READS_ONLY = frozenset({"QUERY", "CONSOLE"})
 
 _NODE_DOWN = "Error checking node"
@@ -38,7 +39,7 @@ def reports_on(
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             job_id = _id_in(row)
             if job_id in submitted:
-                yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {error}")
+                yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {problem_of(error)}")
 
 
 def _id_in(row: Any) -> int:
@@ -75,7 +76,7 @@ def report_on(
         case "error":
             return _error(job_id, values, interval, statuses, evidence)
         case other:
-            raise ValueError(f"job {job_id} has the unknown status {other!r}")
+            raise ValueError(f"job {job_id} has the unknown status {shown(other)}")
 
 
 def read_feed(rows: Sequence[Any]) -> Iterator[QueuedJob]:
@@ -125,6 +126,8 @@ def _success(
     statuses: Mapping[str, Status],
     evidence: Evidence,
 ) -> JobReport:
+    if len(values["ops"]) != len(values["opresult"]):
+        raise ValueError("its results were cut short")
     observations, unreadable = [], []
     for operation, result in zip(values["ops"], values["opresult"], strict=True):
         for read in read_query_result(
@@ -150,7 +153,7 @@ def _error(
     evidence: Evidence,
 ) -> JobReport:
     kind, message, code = _reason(values["opresult"])
-    text = f"job {job_id}: {message}"
+    text = f"job {job_id}: {printable(message)}"
     if code == "unknown_entity":
         return JobReport(job_id, Verdict.ABSENT, error=text)
     if code == "wrong_state" or kind is None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from proj.ganeti.values import text_of
 from proj.observation import Nic
 
 # The fields that are kept, by the tuple's length: 4 is Ganeti 2.4 to 2.6, 6 is 2.7,
@@ -26,6 +27,6 @@ def parse_nic(fields: Sequence[Any]) -> Nic:
         raise ValueError(f"a NIC of {len(fields)} fields; known are 4, 6, 8 and 9")
     values = {name: fields[position] for name, position in positions.items()}
     for name, value in values.items():
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"a NIC's {name} is {value!r}, not text")
+        if value is not None:
+            text_of(value, f"NIC's {name}")
     return Nic(**values)

@@ -10,6 +10,7 @@ from typing import Any
 from proj.backend import Unreadable
 from proj.ganeti.nics import parse_nic
 from proj.ganeti.states import STATUS_OF_WORD, word_of
+from proj.ganeti.values import LARGEST_JOB_ID, number_of, problem_of, shown, text_of
 from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
 
 LIST_FIELDS = (
@@ -54,7 +55,7 @@ def read_list(
                 interval=interval,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            yield Unreadable(name, f"row of the list: {_problem(error)}")
+            yield Unreadable(name, f"row of the list: {problem_of(error)}")
 
 
 def name_in(row: Any) -> str:
@@ -93,7 +94,7 @@ def read_query_result(
                 job_id=job_id,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            yield Unreadable(name, f"result of job {job_id}: {_problem(error)}")
+            yield Unreadable(name, f"result of job {job_id}: {problem_of(error)}")
 
 
 def read_fields(row: Any, fields: Sequence[str]) -> dict[str, Any]:
@@ -107,16 +108,14 @@ def job_id_of(value: Any) -> int:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{str(value)[:50]!r} is no job id")
-    return value
+    return number_of(value, "job id", largest=LARGEST_JOB_ID)
 
 
 def _values(row: Any, fields: Sequence[str]) -> dict[str, Any]:
     if not isinstance(row, list) or len(row) != len(fields):
         raise ValueError(f"{len(fields)} fields were asked for, and the row has not as many")
+    if not all(isinstance(cell, list) and len(cell) == 2 for cell in row):
+        raise ValueError("a field of the row is no pair of a status and a value")
     return {
         field: value if status == NORMAL else None
         for field, (status, value) in zip(fields, row, strict=True)
@@ -125,13 +124,13 @@ def _values(row: Any, fields: Sequence[str]) -> dict[str, Any]:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{str(value)[:50]!r} is no name of an instance")
+        raise ValueError(f"{shown(value)} is no name of an instance")
     return value
 
 
 def _status(word: Any, statuses: Mapping[str, Status]) -> Status:
     if not isinstance(word, str) or word not in statuses:
-        raise ValueError(f"the state {str(word)[:50]!r} is not known")
+        raise ValueError(f"the state {shown(word)} is not known")
     return statuses[word]
 
 
@@ -151,6 +150,8 @@ def _listed_nics(values: Mapping[str, Any]) -> tuple[Nic, ...] | None:
     columns = [values[field] for field in ("nic.ips", "nic.macs", "nic.modes", "nic.links")]
     if any(column is None for column in columns):
         return None
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError("its NICs have not as many addresses as modes and links")
     return tuple(
         Nic(
             ip=_text(ip, "ip"),
@@ -177,10 +178,7 @@ def _queried_configuration(details: Mapping[str, Any]) -> Configuration:
 
 
 def _nodes(primary: Any, secondaries: Any) -> tuple[str, ...]:
-    nodes = [primary, *(secondaries or [])]
-    if not all(isinstance(node, str) for node in nodes):
-        raise ValueError("a node is no text")
-    return tuple(nodes)
+    return tuple(text_of(node, "node") for node in [primary, *(secondaries or [])])
 
 
 def _sizes(values: Any) -> tuple[int, ...] | None:
@@ -191,22 +189,8 @@ def _sizes(values: Any) -> tuple[int, ...] | None:
 
 
 def _number(value: Any, what: str) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ValueError(f"the {what} {str(value)[:50]!r} is no number")
-    return value
+    return None if value is None else number_of(value, what)
 
 
 def _text(value: Any, what: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"the {what} {str(value)[:50]!r} is no text")
-    return value
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing"
-    return str(error)
+    return None if value is None else text_of(value, what)

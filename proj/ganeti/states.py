@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from proj.ganeti.values import shown
 from proj.observation import Status
 
 STATUS_OF_WORD: Mapping[str, Status] = {
@@ -56,4 +57,5 @@ def word_of(config_state: str, run_state: str | None, *, static: bool) -> str | 
     try:
         return _WORD_OF_STATES[config_state, run_state]
     except KeyError:
-        raise UnknownState(f"config_state {config_state!r} with run_state {run_state!r}") from None
+        pair = f"config_state {shown(config_state)} with run_state {shown(run_state)}"
+        raise UnknownState(f"{pair} is not known") from None

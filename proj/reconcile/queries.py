@@ -30,10 +30,9 @@ def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
         bound = Cluster.objects.select_for_update().values_list("max_in_flight", flat=True)
         most = bound.get(pk=cluster.pk)
         mine = Query.objects.filter(cluster=cluster)
-        busy = set(
-            mine.filter(state__in=Query.IN_FLIGHT, by_name=False).values_list("instance", flat=True)
-        )
-        free = most - len(busy)
+        in_flight = mine.filter(state__in=Query.IN_FLIGHT)
+        busy = dict(in_flight.values_list("instance", "by_name"))
+        free = most - list(busy.values()).count(False)
         if free <= 0:
             return []
         ready = Q(not_until=None) | Q(not_until__lte=at)
@@ -43,7 +42,7 @@ def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
             kept = 1 if most > 1 and query.lane != Query.Lane.ON_DEMAND else 0
             if len(claimed) + kept < free and query.instance not in busy:
                 claimed.append(query)
-                busy.add(query.instance)
+                busy[query.instance] = query.by_name
         if claimed:
             Query.objects.filter(pk__in=[query.pk for query in claimed]).update(
                 state=Query.State.SUBMITTING,

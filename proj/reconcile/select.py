@@ -48,9 +48,11 @@ class Selection:
         return any(it.action not in idle for _, it, _ in self.decided.values())
 
     def agrees(self) -> bool:
-        """Whether nothing differs, nothing is under way and nothing is too new to be judged."""
+        """Whether nothing differs, is under way, cannot be read or is too new to be judged."""
         settled = (Action.NOTHING, Rule.AGREES)
-        return all((it.action, it.rule) == settled for _, it, _ in self.decided.values())
+        return not self.unreadable and all(
+            (it.action, it.rule) == settled for _, it, _ in self.decided.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str
         Instance.objects.filter(due, cluster=cluster)
         .filter(Q(ask_after=None) | Q(ask_after__lte=at))
         .exclude(status=Status.DELETED)
+        # A query would wait for the lock that the job holds on its instance.
+        .exclude(operation_job_id__isnull=False, operation_end="")
         .exclude(name__in=waiting.values("instance"))
         .order_by(Coalesce("confirmed_at", at - timedelta(days=36500)), "pk")
         .values_list("name", flat=True)[:per_look]

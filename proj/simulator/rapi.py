@@ -43,6 +43,7 @@ class Rapi:
     def __init__(self, truth: Truth, queue: Queue, faults: Faults) -> None:
         self._truth, self._queue, self._faults = truth, queue, faults
         self._lists: dict[tuple[str, ...], tuple[object, bytes]] = {}
+        self._rows: dict[tuple[str, ...], dict[str, tuple[int, str]]] = {}
         self.requests: list[tuple[str, str]] = []
 
     def answer(self, method: str, target: str, body: bytes) -> Reply:
@@ -72,8 +73,8 @@ class Rapi:
         return _ok(["instance-create-reqv1", "instance-reinstall-reqv1"])
 
     def info(self, method: str, names: Sequence[str], options: Any, body: Json) -> Reply:
-        master = next(iter(self._truth.nodes))
-        return _ok({"name": self._truth.name, "master": master, "software_version": "3.0.2"})
+        names_of = {"name": self._truth.name, "master": self._truth.master}
+        return _ok(names_of | {"software_version": "3.0.2"})
 
     def query(self, method: str, names: Sequence[str], options: Any, body: Json) -> Reply:
         what = names[0]
@@ -112,7 +113,7 @@ class Rapi:
         return _ok(self._queue.submit(operation))
 
     def jobs(self, method: str, names: Sequence[str], options: Any, body: Json) -> Reply:
-        listed = [job for job in self._queue.jobs.values() if not job.archived]
+        listed = list(self._queue.jobs.values())
         if "bulk" in options and options["bulk"] != "0":
             return _ok([self._job(job) for job in listed])
         return _ok([{"id": str(job.number), "uri": f"/2/jobs/{job.number}"} for job in listed])
@@ -123,14 +124,14 @@ class Rapi:
             done = self._queue.cancel(number)
             text = f"Job {number} canceled" if done else f"Job {number} not found in queue"
             return _ok([done, text])
-        job = self._queue.jobs.get(number)
+        job = self._queue.find(number)
         return _ok(self._job(job) if job else dict.fromkeys(_JOB, None) | {"id": number})
 
     def _shown(self) -> list[Instance]:
         if self._faults.empty_list:
             return []
         hidden = self._faults.hidden
-        return [i for i in self._truth.instances.values() if i.name not in hidden]
+        return [i for i in list(self._truth.instances.values()) if i.name not in hidden]
 
     def _query_instances(self, fields: tuple[str, ...], qfilter: Json) -> Reply:
         # A list is made once for each state of the truth: what is measured is its reader.
@@ -139,14 +140,24 @@ class Rapi:
         if qfilter is None and kept is not None and kept[0] == key:
             return Reply(200, kept[1])
         rows = [
-            [self._instance_field(instance, name) for name in fields]
+            self._row(instance, fields)
             for instance in self._shown()
             if qfilter is None or _matches(qfilter, {"name": instance.name, "pnode": instance.node})
         ]
-        body = _json({"fields": _definitions(fields), "data": rows})
+        definitions = json.dumps(_definitions(fields))
+        body = f'{{"fields": {definitions}, "data": [{", ".join(rows)}]}}'.encode()
         if qfilter is None:
             self._lists[fields] = (key, body)
         return Reply(200, body)
+
+    def _row(self, instance: Instance, fields: tuple[str, ...]) -> str:
+        rows = self._rows.setdefault(fields, {})
+        stamp = self._truth.stamp_of(instance)
+        kept = rows.get(instance.name)
+        if kept is None or kept[0] != stamp:
+            values = [self._instance_field(instance, name) for name in fields]
+            kept = rows[instance.name] = (stamp, json.dumps(values))
+        return kept[1]
 
     def _instance_field(self, instance: Instance, field: str) -> list[Any]:
         getter = _INSTANCE_FIELDS.get(field)
@@ -159,7 +170,7 @@ class Rapi:
         if wanted is not None:
             rows = []
             for number in dict.fromkeys(wanted):
-                job = self._queue.jobs.get(number)
+                job = self._queue.find(number)
                 if job is None:
                     rows.append(
                         [[NORMAL, number] if f == "id" else [UNAVAILABLE, None] for f in fields]
@@ -169,9 +180,8 @@ class Rapi:
             return rows
         return [
             self._job_row(job, fields)
-            for job in self._queue.jobs.values()
-            if not job.archived
-            and (qfilter is None or _matches(qfilter, {"id": job.number, "status": job.status}))
+            for job in list(self._queue.jobs.values())
+            if qfilter is None or _matches(qfilter, {"id": job.number, "status": job.status})
         ]
 
     def _job_row(self, job: Job, fields: Sequence[str]) -> Row:
@@ -207,7 +217,7 @@ class Rapi:
             "status": status,
             "oper_state": None if unknown else instance.running_on == instance.node,
             "pnode": instance.node,
-            "snodes": [],
+            "snodes": instance.secondaries,
             "os": instance.os,
             "beparams": {
                 "maxmem": instance.memory,
@@ -221,6 +231,7 @@ class Rapi:
             "nic.modes": [nic[2] for nic in instance.nics],
             "nic.links": [nic[3] for nic in instance.nics],
             "serial_no": instance.serial,
+            "mtime": instance.mtime,
         }
 
 
@@ -239,9 +250,10 @@ _INSTANCE_FIELDS: dict[str, Callable[[Instance], Json]] = {
     "nic.modes": lambda i: [nic[2] for nic in i.nics],
     "nic.links": lambda i: [nic[3] for nic in i.nics],
     "pnode": lambda i: i.node,
-    "snodes": lambda _: [],
+    "snodes": lambda i: i.secondaries,
     "os": lambda i: i.os,
     "serial_no": lambda i: i.serial,
+    "mtime": lambda i: i.mtime,
 }
 
 _OPERATORS = ("|", "&", "!", "=", "!=", ">", "<")

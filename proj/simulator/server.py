@@ -7,7 +7,7 @@ import json
 import secrets
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from proj.simulator import control
 from proj.simulator.faults import Faults
 from proj.simulator.queue import Queue
 from proj.simulator.rapi import HttpError, Rapi, Reply
 from proj.simulator.truth import Truth
 
 USER = "reconciler"
+CONTROL = "/simulator/"
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 
 
@@ -55,7 +57,8 @@ class Simulator:
         self._directory = directory
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[str, asyncio.Server] = {}
+        self._moving: dict[str, asyncio.Task[None]] = {}
         self.clusters: dict[str, Cluster] = {}
         for number in range(1, clusters + 1):
             name = f"sim{number}"
@@ -65,17 +68,17 @@ class Simulator:
 
     def __enter__(self) -> "Simulator":
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._make_certificate())
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self._make_certificate())
         self._thread.start()
-        for cluster in self.clusters.values():
-            asyncio.run_coroutine_threadsafe(self._serve(cluster, context), self._loop).result()
+        for name in self.clusters:
+            self._run(self._listen(name))
         listing = json.dumps([self.access(name) for name in self.clusters], indent=2)
         (self._directory / "clusters.json").write_text(listing)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -100,20 +103,84 @@ class Simulator:
             "ca_file": str((self._directory / "certificate.pem").resolve()),
         }
 
-    async def _serve(self, cluster: Cluster, context: ssl.SSLContext) -> None:
+    @contextlib.contextmanager
+    def master_moves(self, name: str) -> Iterator[None]:
+        """Let nothing listen for a while; then another master, and what ran has died."""
+        self._run(self._leave(name))
+        try:
+            yield
+        finally:
+            self._run(self._listen(name))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _listen(self, name: str) -> None:
+        cluster = self.clusters[name]
+
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await _converse(cluster, reader, writer)
+                await self._converse(cluster, reader, writer)
             with contextlib.suppress(OSError):
                 writer.close()
                 await writer.wait_closed()
 
-        server = await asyncio.start_server(talk, "127.0.0.1", cluster.port, ssl=context)
+        server = await asyncio.start_server(talk, "127.0.0.1", cluster.port, ssl=self._context)
         cluster.port = server.sockets[0].getsockname()[1]
-        self._servers.append(server)
+        self._servers[name] = server
+
+    async def _leave(self, name: str) -> None:
+        self._servers.pop(name).close()
+        self.clusters[name].queue.move_master()
+
+    async def _converse(
+        self, cluster: Cluster, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer one request and close, as RAPI does."""
+        request = await _read(reader)
+        is_control = request.target.startswith(CONTROL)
+        faults = Faults() if is_control else cluster.faults
+        while faults.hang:
+            await asyncio.sleep(0.1)
+        if faults.latency:
+            await asyncio.sleep(faults.latency)
+        if not _is_authentic(cluster, request.authorization):
+            reply = HttpError(401, "Unauthorized", "No permission").reply
+        elif is_control:
+            reply = self._control(cluster, request)
+        else:
+            reply = cluster.rapi.answer(request.method, request.target, request.body)
+        if faults.garbage:
+            reply = Reply(200, b"<html>not what you asked for</html>")
+        writer.write(_bytes_of(reply, cut=faults.cut))
+        await writer.drain()
+
+    def _control(self, cluster: Cluster, request: "Request") -> Reply:
+        targets: dict[str, control.Target] = {
+            "faults": cluster.faults, "queue": cluster.queue, "truth": cluster.truth,
+        }  # fmt: skip
+        what = request.target.removeprefix(CONTROL)
+        try:
+            if what == "master":
+                self._move_master(cluster.name, float(request.body))
+            elif what in targets:
+                control.command(targets[what], request.body)
+            else:
+                raise control.Refused(f"no {what}; there is {', '.join(targets)}, master")
+        except (control.Refused, ValueError) as error:
+            return HttpError(400, "Bad Request", str(error)).reply
+        return Reply(200, b"null")
+
+    def _move_master(self, name: str, seconds: float) -> None:
+        async def away() -> None:
+            await self._leave(name)
+            await asyncio.sleep(seconds)
+            await self._listen(name)
+
+        self._moving[name] = self._loop.create_task(away())
 
     async def _stop(self) -> None:
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
         mine = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in mine:
@@ -147,10 +214,17 @@ class Simulator:
         return both
 
 
-async def _converse(
-    cluster: Cluster, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Answer one request and close, as RAPI does."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, as far as it matters."""
+
+    method: str
+    target: str
+    authorization: str
+    body: bytes
+
+
+async def _read(reader: asyncio.StreamReader) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     request, *lines = head.split("\r\n")
     method, target, _ = request.split(" ", 2)
@@ -159,19 +233,7 @@ async def _converse(
         for name, _, value in (line.partition(":") for line in lines if line)
     }
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    faults = cluster.faults
-    while faults.hang:
-        await asyncio.sleep(0.1)
-    if faults.latency:
-        await asyncio.sleep(faults.latency)
-    if _is_authentic(cluster, headers.get("authorization", "")):
-        reply = cluster.rapi.answer(method, target, body)
-    else:
-        reply = HttpError(401, "Unauthorized", "No permission").reply
-    if faults.garbage:
-        reply = Reply(200, b"<html>not what you asked for</html>")
-    writer.write(_bytes_of(reply, cut=faults.cut))
-    await writer.drain()
+    return Request(method, target, headers.get("authorization", ""), body)
 
 
 def _is_authentic(cluster: Cluster, header: str) -> bool:

@@ -1,6 +1,7 @@
 """What is true of a simulated cluster: its nodes, its instances and its queue of jobs."""
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,12 @@ class Instance:
     disks: list[int] = field(default_factory=lambda: [10240])
     nics: list[tuple[str | None, str, str, str]] = field(default_factory=list)
     os: str = "noop"
+    secondaries: list[str] = field(default_factory=list)
+    """The nodes that hold its disks too, as DRBD has it."""
     serial: int = 1
+    mtime: float = 1.0
+    stamp: int = 0
+    """The cluster's generation when this instance last changed."""
 
 
 @dataclass(slots=True)
@@ -47,13 +53,18 @@ class Job:
     result: Json = None
     started: float | None = None
     ended: float | None = None
-    archived: bool = False
 
     @property
     def instances(self) -> list[str]:
-        """The instances that it works on."""
-        named = self.operation.get("instances")
-        return list(named) if named else [self.operation["instance_name"]]
+        """The instances that it names; a query that names none asks for all."""
+        if "instances" in self.operation:
+            return list(self.operation["instances"])
+        return [self.operation["instance_name"]]
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it shares its locks with others of its kind."""
+        return bool(self.operation["OP_ID"] == "OP_INSTANCE_QUERY_DATA")
 
     @property
     def summary(self) -> str:
@@ -64,29 +75,29 @@ class Job:
 
 
 class Truth:
-    """A cluster's instances and nodes. Every change makes the list anew."""
+    """A cluster's instances and nodes. Every change makes anew what the list says of them."""
 
     def __init__(self, name: str, *, nodes: int, instances: int) -> None:
         self.name = name
         self.nodes = {
             f"node{number}.{name}": Node(f"node{number}.{name}") for number in range(1, nodes + 1)
         }
+        self.master = next(iter(self.nodes))
         self.instances: dict[str, Instance] = {}
         self.generation = 0
+        self._all_stamp = 0
         homes = list(self.nodes)
         for number in range(1, instances + 1):
             self.add(f"vm{number:05}.{name}", homes[number % len(homes)])
 
     def add(self, name: str, node: str | None = None, **values: Any) -> Instance:
-        """Create an instance that runs."""
+        """Create an instance that runs, unless told otherwise."""
         home = node or next(iter(self.nodes))
-        mac = "aa:00:00:" + ":".join(f"{random.randrange(256):02x}" for _ in range(3))
-        instance = Instance(
-            name, home, running_on=home, nics=[(None, mac, "bridged", "br0")], **values
-        )
-        self.instances[name] = instance
-        self.changed()
-        return instance
+        mac = f"aa:00:00:{random.randbytes(3).hex(':')}"
+        made_of = {"running_on": home, "nics": [(None, mac, "bridged", "br0")]}
+        self.instances[name] = Instance(name, home, **(made_of | values))
+        self.changed(name)
+        return self.instances[name]
 
     def remove(self, name: str) -> None:
         """Make an instance cease to be."""
@@ -94,10 +105,14 @@ class Truth:
         self.changed()
 
     def change(self, name: str, **values: Any) -> None:
-        """Change an instance behind everybody's back."""
+        """Change an instance; its serial number follows its configuration, not its run state."""
+        instance = self.instances[name]
         for field_name, value in values.items():
-            setattr(self.instances[name], field_name, value)
-        self.changed()
+            setattr(instance, field_name, value)
+        if values.keys() - {"running_on"}:
+            instance.serial += 1
+            instance.mtime = time.time()
+        self.changed(name)
 
     def start(self, name: str) -> None:
         """Start an instance as Ganeti does."""
@@ -117,9 +132,22 @@ class Truth:
         self.nodes[name].is_offline = is_offline
         self.changed()
 
-    def changed(self) -> None:
-        """Say that whatever was computed from the truth is old."""
+    def move_master(self) -> None:
+        """Let the next node be master."""
+        homes = list(self.nodes)
+        self.master = homes[(homes.index(self.master) + 1) % len(homes)]
+
+    def changed(self, name: str | None = None) -> None:
+        """Say that whatever was computed from one instance, or from all, is old."""
         self.generation += 1
+        if name in self.instances:
+            self.instances[name].stamp = self.generation
+        else:
+            self._all_stamp = self.generation
+
+    def stamp_of(self, instance: Instance) -> int:
+        """Return what changes whenever anything that is said of this instance may change."""
+        return max(instance.stamp, self._all_stamp)
 
     def status_of(self, instance: Instance) -> str:
         """Return the word of the list of all instances, in Ganeti's order of precedence."""
@@ -152,6 +180,11 @@ def effect_of(operation: str) -> Effect:
     return _EFFECTS.get(operation, _nothing)
 
 
+def beginning_of(operation: str) -> Effect:
+    """Return what a job of this kind does as soon as it runs: a list sees it half done."""
+    return _BEGINNINGS.get(operation, _nothing)
+
+
 class JobError(Exception):
     """The job ends in this error: Ganeti's class and its arguments."""
 
@@ -163,12 +196,12 @@ def _query_data(truth: Truth, job: Job) -> Json:
 
 
 def _details(truth: Truth, name: str, *, static: bool) -> Json:
-    instance = truth.instances.get(name)
-    if instance is None:
-        raise JobError("OpPrereqError", f"Instance '{name}' not known", "unknown_entity")
+    instance = _known(truth, name)
     node = truth.nodes[instance.node]
     if node.is_down and not node.is_offline and not static:
         raise JobError("OpExecError", f"Error checking node {node.name}: Error 7: no route")
+    if not static and any(_is_silent(truth.nodes[other]) for other in instance.secondaries):
+        raise JobError("OpExecError", f"Can't compute disk status for {name}: Error 7: no route")
     backend = {
         "maxmem": instance.memory, "minmem": instance.memory, "vcpus": instance.vcpus,
         "spindle_use": 1, "auto_balance": True, "always_failover": False,
@@ -178,7 +211,7 @@ def _details(truth: Truth, name: str, *, static: bool) -> Json:
         "config_state": instance.admin_state,
         "run_state": None if static else truth.run_state_of(instance),
         "pnode": instance.node,
-        "snodes": [],
+        "snodes": instance.secondaries,
         "os": instance.os,
         "hypervisor": "fake",
         "disk_template": "plain" if instance.disks else "diskless",
@@ -201,30 +234,52 @@ def _details(truth: Truth, name: str, *, static: bool) -> Json:
         "os_actual": {},
         "network_port": None,
         "serial_no": instance.serial,
-        "mtime": 1.0,
+        "mtime": instance.mtime,
         "ctime": 1.0,
         "uuid": f"uuid-{instance.name}",
     }  # fmt: skip
 
 
-def _create(truth: Truth, job: Job) -> Json:
-    truth.add(job.instances[0])
+def _known(truth: Truth, name: str) -> Instance:
+    instance = truth.instances.get(name)
+    if instance is None:
+        raise JobError("OpPrereqError", f"Instance '{name}' not known", "unknown_entity")
+    return instance
+
+
+def _is_silent(node: Node) -> bool:
+    return node.is_down and not node.is_offline
+
+
+def _begin_create(truth: Truth, job: Job) -> Json:
+    (name,) = job.instances
+    if name in truth.instances:
+        raise JobError("OpPrereqError", f"Instance '{name}' exists already", "already_exists")
+    truth.add(name, admin_state="down", running_on=None)
+
+
+def _begin_start(truth: Truth, job: Job) -> Json:
+    truth.change(_known(truth, *job.instances).name, admin_state="up")
+
+
+def _begin_stop(truth: Truth, job: Job) -> Json:
+    truth.change(_known(truth, *job.instances).name, admin_state="down")
 
 
 def _start(truth: Truth, job: Job) -> Json:
-    truth.start(job.instances[0])
+    truth.start(_known(truth, *job.instances).name)
 
 
 def _stop(truth: Truth, job: Job) -> Json:
-    truth.stop(job.instances[0])
+    truth.stop(_known(truth, *job.instances).name)
 
 
 def _remove(truth: Truth, job: Job) -> Json:
-    truth.remove(job.instances[0])
+    truth.remove(_known(truth, *job.instances).name)
 
 
 def _move(truth: Truth, job: Job) -> Json:
-    instance = truth.instances[job.instances[0]]
+    instance = _known(truth, *job.instances)
     homes = list(truth.nodes)
     home = homes[(homes.index(instance.node) + 1) % len(homes)]
     truth.change(instance.name, node=home, running_on=instance.running_on and home)
@@ -234,9 +289,15 @@ def _nothing(truth: Truth, job: Job) -> Json:
     return None
 
 
+_BEGINNINGS: dict[str, Effect] = {
+    "OP_INSTANCE_CREATE": _begin_create,
+    "OP_INSTANCE_STARTUP": _begin_start,
+    "OP_INSTANCE_SHUTDOWN": _begin_stop,
+}
+
 _EFFECTS: dict[str, Effect] = {
     "OP_INSTANCE_QUERY_DATA": _query_data,
-    "OP_INSTANCE_CREATE": _create,
+    "OP_INSTANCE_CREATE": _start,
     "OP_INSTANCE_STARTUP": _start,
     "OP_INSTANCE_REBOOT": _start,
     "OP_INSTANCE_REINSTALL": _nothing,
