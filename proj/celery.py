@@ -3,15 +3,14 @@
 import gc
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, task_prerun, worker_init, worker_process_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
-# Celery closes Django's connections after so many uses of its own count; their age and health
-# are Django's business (CONN_MAX_AGE, CONN_HEALTH_CHECKS).
-os.environ.setdefault("CELERY_DB_REUSE_MAX", "1000000000")
 
 app = Celery("proj")
 app.config_from_object("proj.celeryconfig")
@@ -34,8 +33,15 @@ def _keep_django_logging(**_: Any) -> None:
     """Leave the logs as Django's settings have them."""
 
 
+_checked = threading.local()
+
+
 @task_prerun.connect
 def _drop_dead_connections(**_: Any) -> None:
+    """Check the thread's connections before a task, at most once a second."""
     from django.db import close_old_connections
 
-    close_old_connections()
+    at = time.monotonic()
+    if at - getattr(_checked, "at", 0.0) > 1.0:
+        _checked.at = at
+        close_old_connections()

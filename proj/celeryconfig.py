@@ -44,5 +44,8 @@ worker_max_tasks_per_child = 1000
 worker_hijack_root_logger = False
 worker_send_task_events = True
 timezone = "UTC"
+# Celery closes Django's connections around each task, unless it counts their uses, and never so
+# far; their age and health are Django's business (CONN_MAX_AGE, CONN_HEALTH_CHECKS).
+CELERY_DB_REUSE_MAX = 1_000_000_000
 beat_schedule = schedule(settings.BEAT_PERIOD)
 beat_schedule_filename = str(settings.VAR_DIR / "beat")

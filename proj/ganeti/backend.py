@@ -4,14 +4,13 @@ import marshal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from hashlib import blake2b
 from typing import Any
 
 from ganeti.rapi.client import GanetiApiError
 
 from proj.backend import Feed, JobReport, Look, QueuedJob, SaysNothing
 from proj.ganeti import jobs, replies
-from proj.ganeti.client import PROBE_TIMEOUT, Connection, connect
+from proj.ganeti.client import PROBE_TIMEOUT, Connection, DigestingCurl, connect
 from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, sorted_errors
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.observation import Evidence, Interval, JobEnd, Status
@@ -45,12 +44,13 @@ class GanetiBackend:
     def look(self) -> Look:
         """Read all instances."""
         begun = self._clock()
-        rows = self._query("instance", replies.LIST_FIELDS, None)
+        curl = DigestingCurl()
+        rows = self._query("instance", replies.LIST_FIELDS, None, curl_factory=lambda: curl)
         interval = Interval(begun, self._clock())
         return Look(
             interval=interval,
             size=len(rows),
-            digest=_digest(rows),
+            digest=curl.digest.hexdigest(),
             prints=lambda: [(replies.name_in(row), hash(marshal.dumps(row, 2))) for row in rows],
             read=lambda places: replies.read_list(
                 [rows[place] for place in places], interval, self._statuses
@@ -133,8 +133,8 @@ class GanetiBackend:
 
         return bool(self._call(ask))
 
-    def _query(self, what: str, fields: Sequence[str], qfilter: Any) -> list[Any]:
-        answer = self._call(lambda client: client.Query(what, list(fields), qfilter))
+    def _query(self, what: str, fields: Sequence[str], qfilter: Any, **options: Any) -> list[Any]:
+        answer = self._call(lambda client: client.Query(what, list(fields), qfilter), **options)
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise SaysNothing(
@@ -142,17 +142,12 @@ class GanetiBackend:
             )
         return rows
 
-    def _call(self, request: Callable[[Any], Any], **options: int) -> Any:
+    def _call(self, request: Callable[[Any], Any], **options: Any) -> Any:
         with self._gate(), self._sorted():
             return request(connect(self._connection, **options))
 
     def _sorted(self) -> Any:
         return sorted_errors(self._connection.name, self._connection.where)
-
-
-def _digest(rows: list[Any]) -> str:
-    # Version 2 of the format writes equal values alike, whatever objects hold them.
-    return blake2b(marshal.dumps(rows, 2), digest_size=32).hexdigest()
 
 
 def _any_of(job_ids: Iterable[int]) -> list[Any]:

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -45,12 +46,37 @@ class Connection:
         return f"{self.host}:{self.port}"
 
 
-def connect(connection: Connection, *, timeout: int = REQUEST_TIMEOUT) -> Any:
+class DigestingCurl(pycurl.Curl):  # type: ignore[misc]
+    """A handle that digests the body it receives, before anybody has parsed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digest = hashlib.blake2b(digest_size=32)
+
+    def setopt(self, option: int, value: Any) -> None:
+        """Set an option; what is written to is told to the digest too."""
+        if option == pycurl.WRITEFUNCTION:
+            super().setopt(option, partial(self._digest_and_write, value))
+        else:
+            super().setopt(option, value)
+
+    def _digest_and_write(self, write: Callable[[bytes], int], data: bytes) -> int:
+        self.digest.update(data)
+        return write(data)
+
+
+def connect(
+    connection: Connection,
+    *,
+    timeout: int = REQUEST_TIMEOUT,
+    curl_factory: Callable[[], Any] | None = None,
+) -> Any:
     """Return an official client. RAPI closes every connection, so there is none to keep.
 
     Args:
         connection: where to go, and whom to trust.
         timeout: seconds for a whole request.
+        curl_factory: makes the handle of each request; a plain one by default.
     """
     _init_curl()
     return GanetiRapiClient(
@@ -59,6 +85,7 @@ def connect(connection: Connection, *, timeout: int = REQUEST_TIMEOUT) -> Any:
         username=connection.user,
         password=connection.password,
         curl_config_fn=_curl_config(connection, timeout),
+        curl_factory=curl_factory,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from django.db.models import Q
+from django.db import connection
 
 from proj.inventory.models import Cluster
 
@@ -16,6 +16,8 @@ class Lease:
     """A cluster that is ours for the moment, and what is to be left in its row."""
 
     cluster: Cluster
+    at: datetime
+    """When it was taken."""
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -29,13 +31,24 @@ def lease(
     """
     column = f"{purpose}_until"
     until = at + timedelta(seconds=seconds)
-    free = Q(**{column: None}) | Q(**{f"{column}__lt": at})
-    if not Cluster.objects.filter(free, name=name).update(**{column: until}):
+    taken = _take(name, column, until, at)
+    if taken is None:
         yield None
         return
-    held = Lease(Cluster.objects.get(name=name))
+    held = Lease(taken, at)
     try:
         yield held
     finally:
         mine = Cluster.objects.filter(pk=held.cluster.pk, **{column: until})
         mine.update(**{column: None}, **held.values)
+
+
+def _take(name: str, column: str, until: datetime, at: datetime) -> Cluster | None:
+    """Take the lease and read the cluster by one statement; None where it is another's."""
+    moments = [connection.ops.adapt_datetimefield_value(moment) for moment in (until, at)]
+    taken = Cluster.objects.raw(
+        f"UPDATE {Cluster._meta.db_table} SET {column} = %s"
+        f" WHERE name = %s AND ({column} IS NULL OR {column} < %s) RETURNING *",
+        [moments[0], name, moments[1]],
+    )
+    return next(iter(taken), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 
 from proj.backend import Backend, BackendError, Busy, Look, Misconfigured
 from proj.inventory.models import Cluster, Instance, Pass
@@ -19,6 +19,7 @@ from proj.reconcile.select import (
     Selection,
     due_for_audit,
     mass_change,
+    may_be_due_for_audit,
     passes_freely,
     questions,
     select,
@@ -70,13 +71,15 @@ def look_at(
     A failed request closes or defers the pass and is recorded with the cluster.
     """
     cluster = held.cluster
-    pass_of = _due(cluster, at=now())
+    pass_of = _due(cluster, at=held.at)
     if pass_of is None:
         return Next()
     try:
         if cluster.is_failing:
             backend.version()
-        is_asked = _read_queue(cluster, backend, policy, tuning, now, chain)
+        is_asked = False
+        if not follow.is_fresh(cluster, tuning, at=held.at):
+            is_asked = _read_queue(cluster, backend, policy, tuning, now, chain)
         known = _known(cluster)
         look = backend.look()
     except Busy:
@@ -85,8 +88,9 @@ def look_at(
     except BackendError as error:
         held.values = _failed(cluster, pass_of, error, tuning, at=now())
         return Next()
-    at = now()
-    audit = due_for_audit(cluster, tuning, at=at)
+    at = look.interval.not_after
+    may_be_due = known["unconfirmed"] or may_be_due_for_audit(cluster, known["oldest"], at=at)
+    audit = due_for_audit(cluster, tuning, at=at) if may_be_due else []
     agreed = (cluster.agreed_digest, cluster.agreed_revisions)
     has_news = agreed != (look.digest, known["revisions"]) or known["working"]
     if not (has_news or audit) and pass_of.pk is None:
@@ -101,13 +105,11 @@ def look_at(
 def _read_queue(
     cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
 ) -> bool:
-    """Read the jobs before the instances, unless somebody has done so just now.
+    """Read the jobs before the instances.
 
     Raises:
         BackendError: the request failed, or somebody else's is still under way.
     """
-    if follow.is_fresh(cluster, tuning, at=now()):
-        return False
     with lease(cluster.name, "follow", tuning.follow_lease, at=now()) as held:
         if held is None:
             raise Busy(f"{cluster.name}: its queue is being read")
@@ -143,12 +145,19 @@ def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
     return None
 
 
-def _known(cluster: Cluster) -> dict[str, int]:
-    """Return what tells by one statement whether any row changed since the last look."""
+def _known(cluster: Cluster) -> dict[str, Any]:
+    """Return what tells by one statement whether any row changed, or is due, since the last look.
+
+    ``oldest`` is the oldest confirmation; ``unconfirmed`` counts those that must not wait for it.
+    """
+    restless = Q(confirmed_at=None) | Q(ask_failures__gt=0) | Q(flapping_since__isnull=False)
     found = Instance.objects.filter(cluster=cluster).aggregate(
-        revisions=Sum("revision"), working=Count("pk", filter=~Q(operation=""))
+        revisions=Sum("revision"),
+        working=Count("pk", filter=~Q(operation="")),
+        oldest=Min("confirmed_at"),
+        unconfirmed=Count("pk", filter=restless),
     )
-    return {"revisions": found["revisions"] or 0, "working": found["working"]}
+    return found | {"revisions": found["revisions"] or 0}
 
 
 def _failed(

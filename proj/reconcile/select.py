@@ -180,6 +180,11 @@ def _not_backing_off(cluster: Cluster, names: list[str], *, at: datetime) -> lis
     return [name for name in names if name not in waiting]
 
 
+def may_be_due_for_audit(cluster: Cluster, oldest: datetime | None, *, at: datetime) -> bool:
+    """Whether the oldest confirmation of the cluster is old enough to be renewed."""
+    return oldest is not None and oldest < at - cluster.confirm_max_age / 2
+
+
 def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:
     """Return those whose turn it is to be confirmed, oldest first, within the hourly budget.
 
