@@ -61,6 +61,8 @@ class Memory:
     foreign: dict[int, tuple[Sequence[str], bool]] = field(default_factory=dict)
     unreadable: list[Unreadable] = field(default_factory=list)
     is_down: bool = False
+    is_stuck: bool = False
+    cancelled: list[int] = field(default_factory=list)
     looks: int = 0
     feeds: int = 0
 
@@ -141,7 +143,8 @@ class Memory:
         return [self._report(job_id, begun, evidence) for job_id, begun in submitted.items()]
 
     def cancel(self, job_id: int) -> bool:
-        return False
+        self.cancelled.append(job_id)
+        return True
 
     def exists(self, instance: str) -> bool:
         return instance in self.truth
@@ -149,6 +152,8 @@ class Memory:
     def _report(self, job_id: int, begun: datetime, evidence: Evidence) -> JobReport:
         if job_id in self.foreign:
             return self._foreign(job_id, Interval(begun, self.clock()))
+        if self.is_stuck:
+            return JobReport(job_id, Verdict.PENDING)
         name = self.jobs[job_id]
         if name not in self.truth:
             return JobReport(job_id, Verdict.ABSENT)

@@ -211,6 +211,20 @@ def test_a_query_whose_worker_died_before_it_had_a_job_is_issued_again(ten: Engi
     assert list(ten.backend.jobs.values())[10:] == ["vm3"]
 
 
+def test_a_job_that_does_not_end_is_cancelled_and_its_instance_asked_later(ten: Engine) -> None:
+    asked = ten.ask("vm3")
+    ten.backend.is_stuck = True
+    ten.step()
+    ten.clock.wait(400)
+    ten.step()
+    asked.refresh_from_db()
+    assert (asked.outcome, "did not end in time" in asked.error) == ("failed", True)
+    assert ten.backend.cancelled == [ten.backend.newest]
+    row = Instance.objects.get(name="vm3")
+    assert row.ask_after is not None
+    assert row.ask_after > ten.clock.peek()
+
+
 def test_an_answer_whose_task_was_lost_is_reconciled_later(ten: Engine) -> None:
     ten.backend.truth["vm3"] = "ERROR_down"
     asked = ten.ask("vm3")
