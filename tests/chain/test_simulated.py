@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from proj.inventory.models import Instance
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import ROOT, add_cluster, manage
-from tests.environment import HOME, free_port, start, until
-from tests.fixtures.workers import Processes
+from tests.environment import HOME, end, free_port, start, until
+from tests.fixtures.workers import WORKERS, Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -147,3 +148,30 @@ def _has_mended(environment: dict[str, str]) -> bool:
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode == 0 and int(done.stdout.split()[-1]) > 0
+
+
+def test_two_beats_do_no_harm(simulator: Simulator, workers: Processes, tmp_path: Path) -> None:
+    period = 2.0
+    environment = {"LOOK_PERIOD": str(period), "LOOK_PERIOD_MIN": str(period)}
+    workers.end()
+    workers.start(*WORKERS, "beat", **environment)
+    assert add_cluster(simulator.access("sim1")).code == 0
+    other = start(
+        "sh", "-c", "exec .venv/bin/celery -A proj beat", log=HOME / "beat2.log", cwd=ROOT,
+        env=os.environ | environment | {"VAR_DIR": str(tmp_path / "second")},
+    )  # fmt: skip
+    try:
+        until(lambda: Instance.objects.count() == 10, "all is adopted", 60)
+        jobs = len(simulator["sim1"].queue.jobs)
+        before = lists(simulator["sim1"])
+        begun = time.monotonic()
+        until(lambda: lists(simulator["sim1"]) >= before + 4, "four more looks", 60)
+        assert time.monotonic() - begun > 3 * period * 0.9, "each look waits for its turn"
+        assert len(simulator["sim1"].queue.jobs) == jobs
+    finally:
+        end(other)
+
+
+def lists(cluster: Cluster) -> int:
+    """Return how many lists of all instances were asked for."""
+    return sum(path == "/2/query/instance" for _, path in cluster.rapi.requests)
