@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from proj.inventory.models import Instance, Pass
-from tests.commands import Result, add_cluster, manage
+from tests.commands import Result, add_cluster, adding, command, manage
 from tests.environment import free_port
 from tests.fixtures.workers import Processes
 
@@ -181,7 +181,7 @@ def test_a_host_that_accepts_and_says_nothing_is_given_up(access: dict[str, Any]
 
 def test_a_cluster_name_can_be_used_once(access: dict[str, Any]) -> None:
     assert add_cluster(access).code == 0
-    assert is_one_clear_line(add_cluster(access), 2, "exists already")
+    assert is_one_clear_line(manage(*adding(access)), 2, "exists already")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_cluster_name_can_be_used_once(access: dict[str, Any]) -> None:
 def test_bad_input_to_cluster_add_is_refused(
     access: dict[str, Any], changes: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    assert is_one_clear_line(add_cluster(access | changes), 2, *words)
+    assert is_one_clear_line(manage(*adding(access | changes)), 2, *words)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_pass_over_a_cluster_that_refuses_us_fails_and_keeps_every_instance(
     with rapi(Path(access["ca_file"]), status(401)) as port:
         assert add_cluster(access | {"port": port}).code == 0
         keep_one_instance()
-        done = manage("reconcile", "--json", "--timeout", "60")
+        done = command("reconcile", "--json", "--timeout", "60")
     assert done.code == 1
     (report,) = done.json["passes"]
     assert report["outcome"] == "failed"
@@ -242,7 +242,7 @@ def test_a_closed_port_is_tried_again_and_then_fails_the_pass(
     processes.start("ganeti", "beat", BEAT_PERIOD="0.5")
     assert add_cluster(access).code == 0
     keep_one_instance()
-    done = manage("reconcile", "--json", "--timeout", "60")
+    done = command("reconcile", "--json", "--timeout", "60")
     assert done.code == 1
     assert "nothing listens" in done.json["passes"][0]["error"]
     assert Pass.objects.get().attempts >= 2
