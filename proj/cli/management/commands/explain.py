@@ -35,7 +35,9 @@ class Command(BaseCommand):
         for field, value in explained["recorded"].items():
             if value not in (None, ""):
                 print(f"{field}: {value}")
-        print_table(explained["queries"], ("at", "job_id", "state", "rule", "backend_status"))
+        print_table(
+            explained["queries"], ("at", "job_id", "state", "rule", "backend_status", "error")
+        )
         print_table(explained["history"], ("at", "field", "from", "to", "rule", "source", "job_id"))
 
 

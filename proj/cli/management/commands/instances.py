@@ -64,4 +64,6 @@ def _row(instance: Instance, at: datetime) -> dict[str, Any]:
         "node": instance.nodes[0] if instance.nodes else None,
         "observed_age": round((at - observed).total_seconds(), 1),
         "confirmed_age": round((at - confirmed).total_seconds(), 1) if confirmed else None,
+        "ask_failures": instance.ask_failures,
+        "ask_after": instance.ask_after,
     }
