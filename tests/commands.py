@@ -65,3 +65,15 @@ def adding(access: dict[str, Any]) -> tuple[str, ...]:
         "--user", access["user"], "--password-file", access["password_file"],
         "--ca-file", access["ca_file"],
     )  # fmt: skip
+
+
+def is_one_clear_line(result: Result, code: int, *words: str) -> bool:
+    """Whether a command ended with ``code`` and one line that holds these words."""
+    said = (result.error or result.out).strip()
+    assert result.code == code, said
+    assert len(said.splitlines()) == 1, said
+    assert "Traceback" not in said
+    assert "open sesame" not in result.out + result.error
+    for word in words:
+        assert word in said, said
+    return True

@@ -176,10 +176,11 @@ def _check(options: dict[str, Any]) -> None:
         print_json({"clusters": rows})
     else:
         for row in rows:
-            line = row["error"] or (
-                f"RAPI {row['version']}, {row['instances']} instances; {row['audit']}"
+            print(
+                row["error"]
+                or f"{row['name']}: RAPI {row['version']}, {row['instances']} instances;"
+                f" {row['audit']}"
             )
-            print(f"{row['name']}: {line}")
     if any(row["error"] for row in rows):
         raise SystemExit(2)
 
