@@ -10,7 +10,6 @@ import pytest
 from proj.inventory.models import Instance, Pass
 from tests.broken import Answer, certificate, check, rapi, status, text
 from tests.commands import add_cluster, adding, command, is_one_clear_line, manage
-from tests.environment import free_port
 from tests.fixtures.workers import Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -91,16 +90,6 @@ def test_bad_input_to_cluster_add_is_refused(
 )
 def test_wrong_usage_says_what_to_do(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     assert is_one_clear_line(manage(*arguments), 2, *words)
-
-
-def test_a_redis_that_does_not_answer_is_named(access: dict[str, Any]) -> None:
-    assert add_cluster(access).code == 0
-    nowhere = f"redis://127.0.0.1:{free_port()}/0"
-    assert is_one_clear_line(manage("reconcile", REDIS_URL=nowhere), 2, "REDIS_URL")
-
-
-def test_a_database_url_that_cannot_be_read_is_named() -> None:
-    assert is_one_clear_line(manage("cluster", "list", DATABASE_URL="nonsense"), 1, "DATABASE_URL")
 
 
 def test_a_pass_over_a_cluster_that_refuses_us_fails_and_keeps_every_instance(

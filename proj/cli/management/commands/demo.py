@@ -13,18 +13,18 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from proj.cli.base import PlainCommand
 from proj.cli.output import refuse
 from proj.inventory.models import Cluster, Instance, Transition
 
 LATEST = 15
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Start everything, show the drift being mended, and stop it all on Ctrl-C."""
 
     help = "Run the service against simulated clusters that drift. For make demo."
