@@ -12,6 +12,8 @@ from typing import Any
 
 from django.core.management import CommandError, call_command
 
+from tests.environment import WITH_US
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,7 +34,7 @@ class Result:
 def manage(*arguments: str, timeout: float = 120, **environment: str) -> Result:
     """Run manage.py in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "manage.py", *arguments],
+        [*WITH_US, sys.executable, "manage.py", *arguments],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
         timeout=timeout, check=False,
     )  # fmt: skip

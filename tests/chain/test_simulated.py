@@ -3,10 +3,9 @@
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from proj.inventory.models import Instance
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import ROOT, add_cluster, command, manage
-from tests.environment import HOME, free_port, start, until
+from tests.environment import HOME, end, free_port, listens, start, until
 from tests.fixtures.workers import Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -119,32 +118,49 @@ def test_a_hanging_cluster_holds_up_nobody(simulator: Simulator, cluster: Cluste
         simulator["sim2"].faults.hang = False
 
 
-def test_the_demo_mends_drift_and_stops_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_demo_mends_drift_and_leaves_nothing_running(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     folder = tmp_path / "demo"
+    folder.mkdir()
+    log = tmp_path / "demo.log"
+    redis, web, flower = ports = [free_port() for _ in range(3)]
     environment = os.environ | {
         "VAR_DIR": str(folder),
         "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
-        "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
-        "WEB_PORT": str(free_port()),
-        "FLOWER_PORT": str(free_port()),
+        "REDIS_URL": f"redis://127.0.0.1:{redis}/0",
+        "WEB_PORT": str(web),
+        "FLOWER_PORT": str(flower),
         "LOOK_PERIOD": "1",
         "BEAT_PERIOD": "0.5",
     }
-    folder.mkdir()
-    demo = subprocess.Popen(
-        [sys.executable, "manage.py", "demo", "--instances", "5", "--drift", "0.5"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    demo = start(
+        sys.executable, "manage.py", "demo", "--instances", "5", "--drift", "0.5",
+        log=log, cwd=ROOT, env=environment,
     )  # fmt: skip
     try:
         until(lambda: _has_mended(folder / "db.sqlite3"), "drift is mended", 90)
+        until(lambda: all(map(listens, ports)), "Redis, web and Flower listen")
     finally:
-        demo.send_signal(signal.SIGINT)
-        out, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 0, out
-    assert "Traceback" not in out
-    assert str(folder) not in subprocess.run(
-        ["ps", "axwwe"], capture_output=True, text=True, check=True
-    ).stdout.replace("ps axwwe", "")
+        end(demo, how)
+    if how is signal.SIGKILL:
+        until(lambda: not _what_is_left(folder, ports), "all of the demo has ended")
+    else:
+        assert demo.returncode == 0, log.read_text()
+        assert _what_is_left(folder, ports) == []
+    assert "Traceback" not in log.read_text()
+
+
+def _what_is_left(folder: Path, ports: list[int]) -> list[str]:
+    """Return the processes with this folder in their environment, and who listens there."""
+    mark = f"VAR_DIR={folder}\0".encode()
+    found = [f"port {port}" for port in ports if listens(port)]
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environment.read_bytes():
+                found.append(environment.parent.name)
+    return found
 
 
 def _has_mended(database: Path) -> bool:

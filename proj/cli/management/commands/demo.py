@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,14 +78,14 @@ def _start_all(stack: ExitStack, options: dict[str, Any]) -> None:
 
 
 def _start(stack: ExitStack, name: str, command: list[str]) -> None:
-    log = stack.enter_context((settings.VAR_DIR / f"{name}.log").open("wb"))
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            cwd=settings.BASE_DIR, env=os.environ, start_new_session=True,
-        )  # fmt: skip
-    except FileNotFoundError:
+    """Start a process that ends with this one, even when this one is killed."""
+    if shutil.which(command[0]) is None:
         refuse(f"{command[0]} is not installed: make setup")
+    log = stack.enter_context((settings.VAR_DIR / f"{name}.log").open("wb"))
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL, stdout=log,
+        stderr=log, cwd=settings.BASE_DIR, env=os.environ, start_new_session=True,
+    )  # fmt: skip
     stack.callback(_end, process)
 
 
