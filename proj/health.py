@@ -29,13 +29,18 @@ def problems() -> Iterator[str]:
     except Error:
         yield "no answer from the database (DATABASE_URL)"
         return
-    if _lacks_migrations():
+    if lacks_migrations():
         yield "the database lacks migrations: manage.py migrate"
     elif at is not None and _is_nobody_looking(at):
         yield "no cluster was looked at when it was due: do beat and the worker `ganeti` run?"
 
 
-def _lacks_migrations() -> bool:
+def lacks_migrations() -> bool:
+    """Whether the database has not the tables that this code needs.
+
+    Raises:
+        django.db.Error: the database does not answer.
+    """
     executor = MigrationExecutor(connection)
     return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 

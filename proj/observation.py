@@ -1,10 +1,18 @@
 """The vocabulary every room shares: API states, and what a backend said and when."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
+
+INSTANCE_NAME = r"^[A-Za-z0-9_.-]{1,255}$"
+
+
+def is_instance_name(text: str) -> bool:
+    """Whether an instance may have this name at all."""
+    return re.fullmatch(INSTANCE_NAME, text) is not None
 
 
 class Status(StrEnum):

@@ -1,72 +1,28 @@
 """Django's settings: wiring only, all of it from the environment or from .env."""
 
-import secrets
-import sys
-import warnings
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
 
-import environ
-
+from proj.environment import (
+    database,
+    env,
+    folder,
+    kept,
+    number,
+    port,
+    redis_url,
+    seconds,
+    statuses,
+)
 from proj.logs import LOGGING as LOGGING
-from proj.observation import Status
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-environ.Env.read_env(BASE_DIR / ".env")
+env.read_env(BASE_DIR / ".env")
 
+VAR_DIR = folder("VAR_DIR", BASE_DIR / "var")
 
-def _kept(name: str, file: str) -> str:
-    """Return a secret of the environment, or one made once and kept in VAR_DIR."""
-    given: str = env(name, default="")
-    if given:
-        return given
-    kept = VAR_DIR / file
-    if not kept.exists():
-        # Of several processes that start at once, one makes it, and nobody reads half of it.
-        with NamedTemporaryFile("w", dir=VAR_DIR, encoding="utf-8") as made:
-            made.write(secrets.token_urlsafe(50))
-            made.flush()
-            with suppress(FileExistsError):
-                kept.hardlink_to(made.name)
-    return kept.read_text(encoding="utf-8").strip()
-
-
-def _database() -> dict[str, Any]:
-    with warnings.catch_warnings(action="ignore"):
-        database: dict[str, Any] = env.db(
-            "DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
-        )
-    if not database.get("ENGINE"):
-        sys.exit(
-            "DATABASE_URL names no database: write postgres://user@host/name or sqlite:///path"
-        )
-    database |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
-    if database["ENGINE"].endswith("sqlite3"):
-        database["OPTIONS"] = {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 30,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
-        }
-    return database
-
-
-def _statuses() -> dict[str, Status]:
-    given: dict[str, str] = env.dict("GANETI_STATUSES", default={})
-    try:
-        return {word: Status(status) for word, status in given.items()}
-    except ValueError as error:
-        sys.exit(f"GANETI_STATUSES: {error}; write ERROR_down=ERROR,...")
-
-
-VAR_DIR = Path(env("VAR_DIR", default=str(BASE_DIR / "var")))
-VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-SECRET_KEY = _kept("SECRET_KEY", "secret-key")
-API_TOKEN = _kept("API_TOKEN", "api-token")
+SECRET_KEY = kept("SECRET_KEY", VAR_DIR / "secret-key")
+API_TOKEN = kept("API_TOKEN", VAR_DIR / "api-token")
 """What a caller of the API has to show."""
 DEBUG = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
@@ -106,28 +62,27 @@ TEMPLATES = [
         },
     }
 ]
-DATABASES = {"default": _database()}
+DATABASES = {"default": database("DATABASE_URL", VAR_DIR / "db.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 
-REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
-FLOWER_PORT = env.int("FLOWER_PORT", default=5555)
+REDIS_URL = redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
+FLOWER_PORT = port("FLOWER_PORT", 5555)
 
-LOOK_PERIOD = timedelta(seconds=env.float("LOOK_PERIOD", default=60.0))
+LOOK_PERIOD = seconds("LOOK_PERIOD", 60)
 """Between two looks at a cluster where nothing changes."""
-LOOK_PERIOD_MIN = timedelta(
-    seconds=env.float("LOOK_PERIOD_MIN", default=LOOK_PERIOD.total_seconds() / 6)
-)
+_LOOK = LOOK_PERIOD.total_seconds()
+LOOK_PERIOD_MIN = seconds("LOOK_PERIOD_MIN", _LOOK / 6, most=_LOOK)
 """Between two looks at one where something does."""
-FOLLOW_PERIOD = timedelta(seconds=env.float("FOLLOW_PERIOD", default=1.5))
+FOLLOW_PERIOD = seconds("FOLLOW_PERIOD", 1.5)
 """Between two readings of a cluster's job queue."""
-BEAT_PERIOD = timedelta(seconds=env.float("BEAT_PERIOD", default=1.0))
+BEAT_PERIOD = seconds("BEAT_PERIOD", 1)
 """How often beat asks which clusters are due."""
-KEEP = timedelta(days=env.float("KEEP_DAYS", default=14.0))
+KEEP = timedelta(days=number("KEEP_DAYS", 14, unit="days"))
 """How long passes and their queries are kept; transitions are kept for ever."""
-GANETI_STATUSES = _statuses()
+GANETI_STATUSES = statuses("GANETI_STATUSES")
 """Words of Ganeti's that are to mean another status than by default."""
-GONE_AFTER = timedelta(seconds=env.float("GONE_AFTER", default=10.0))
+GONE_AFTER = seconds("GONE_AFTER", 10, zero=True)
 """The least time between the two lists that prove an instance gone."""

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+WITH_US = ("setpriv", "--pdeathsig", "TERM")
+"""Before a command: it ends with this process, even when this one is killed."""
 HOME = Path(tempfile.mkdtemp(prefix="reconciler-tests-"))
 POSTGRES = "/usr/lib/postgresql"
 
@@ -28,6 +30,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens at this port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
@@ -46,7 +54,7 @@ def start(*command: str, log: Path, **options: Any) -> subprocess.Popen[bytes]:
     """Start a server that ends with this process, even when it is killed."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
+            [*WITH_US, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -96,7 +104,7 @@ def redis_server() -> Iterator[subprocess.Popen[bytes]]:
         log=HOME / "redis.log",
     )  # fmt: skip
     try:
-        until(lambda: _listens(REDIS_PORT), "Redis listens")
+        until(lambda: listens(REDIS_PORT), "Redis listens")
         yield server
     finally:
         end(server)
@@ -132,8 +140,3 @@ def postgres_server() -> Iterator[None]:
         yield
     finally:
         end(server, signal.SIGINT)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import manage
-from tests.environment import free_port
 from tests.fixtures.lab import LAB, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,12 +30,6 @@ def test_a_second_setup_has_nothing_to_do() -> None:
     before = stamp.stat().st_mtime_ns
     subprocess.run(["make", "-s", "setup"], cwd=ROOT, check=True, timeout=20)
     assert stamp.stat().st_mtime_ns == before
-
-
-def test_a_missing_redis_is_said_in_one_line() -> None:
-    result = manage("preflight", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
-    assert (result.code, len(result.error.strip().splitlines())) == (2, 1)
-    assert "REDIS_URL" in result.error
 
 
 def lab(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:

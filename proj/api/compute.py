@@ -14,9 +14,8 @@ from pydantic import Field
 from proj.api.auth import Bearer, XAuthToken
 from proj.api.errors import answer_plainly
 from proj.api.find import page, same_with
-from proj.api.schemas import NAME
 from proj.inventory.models import Instance
-from proj.observation import Status
+from proj.observation import INSTANCE_NAME, Status
 
 Show = Callable[[HttpRequest, Instance], dict[str, Any]]
 
@@ -72,7 +71,7 @@ class Wanted(Schema):
     """Which servers, and from which on."""
 
     status: Status | None = None
-    name: Annotated[str, Field(pattern=NAME)] | None = None
+    name: Annotated[str, Field(pattern=INSTANCE_NAME)] | None = None
     """A part of the name."""
     limit: int = Field(default=1000, ge=1, le=1000)
     marker: UUID | None = None

@@ -8,7 +8,6 @@ from ninja import Query, Router
 from proj.api.find import cluster_named, instance_named, page, same_with
 from proj.api.schemas import (
     BIGINT,
-    NAME,
     Changes,
     Cluster,
     Clusters,
@@ -21,7 +20,7 @@ from proj.api.schemas import (
 from proj.clock import now_or_here
 from proj.inventory import models
 from proj.inventory.fleet import standings
-from proj.observation import Status
+from proj.observation import INSTANCE_NAME, Status
 
 router = Router(tags=["what is recorded"])
 INSTANCE = "/clusters/{slug:cluster}/instances/{name}"
@@ -48,7 +47,7 @@ def list_instances(
     cluster: str,
     status: Status | None = None,
     limit: Limit = 100,
-    after: Annotated[str, Query(pattern=NAME)] | None = None,
+    after: Annotated[str, Query(pattern=INSTANCE_NAME)] | None = None,
 ) -> Instances:
     """Show the instances of a cluster by name, those with ``status`` only, those ``after`` one."""
     row = cluster_named(cluster)

@@ -8,12 +8,11 @@ from pydantic import Field
 
 from proj.inventory.fleet import Standing
 from proj.inventory.models import Instance
-from proj.observation import Status
+from proj.observation import INSTANCE_NAME, Status
 
-NAME = r"^[A-Za-z0-9_.-]{1,255}$"
 BIGINT = 2**63 - 1
 
-InstanceName = Annotated[str, Path(pattern=NAME, description="the name in Ganeti")]
+InstanceName = Annotated[str, Path(pattern=INSTANCE_NAME, description="the name in Ganeti")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="entries in one answer")]
 
 

@@ -16,6 +16,8 @@ NOT_FOUND = 404
 _CERTIFICATE = frozenset(
     {pycurl.E_SSL_CACERT, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_PEER_FAILED_VERIFICATION}
 )
+_ANOTHER_HOST = "target host name"
+"""Curl's words for it; it has no code of its own."""
 _REFUSED = {
     400: "refuses the request as malformed",
     401: "refuses user or password",
@@ -34,7 +36,7 @@ def sorted_errors(cluster: str, where: str) -> Iterator[None]:
     try:
         yield
     except CertificateError as error:
-        raise _wrong_certificate(cluster, where) from error
+        raise _wrong_certificate(error, cluster, where) from error
     except GanetiApiError as error:
         raise _sorted(error, cluster, where) from error
     except Error as error:
@@ -46,7 +48,7 @@ def sorted_errors(cluster: str, where: str) -> Iterator[None]:
 def _sorted(error: GanetiApiError, cluster: str, where: str) -> BackendError:
     code = error.code or 0
     if code in _CERTIFICATE:
-        return _wrong_certificate(cluster, where)
+        return _wrong_certificate(error, cluster, where)
     if code == pycurl.E_COULDNT_RESOLVE_HOST:
         return TryAgain(f"{cluster}: the host of {where} is not known: check --host and the DNS")
     if code == pycurl.E_COULDNT_CONNECT:
@@ -60,7 +62,12 @@ def _sorted(error: GanetiApiError, cluster: str, where: str) -> BackendError:
     return TryAgain(f"{cluster}: {where} failed with HTTP {code}: {_text(error)}")
 
 
-def _wrong_certificate(cluster: str, where: str) -> Misconfigured:
+def _wrong_certificate(error: Error, cluster: str, where: str) -> Misconfigured:
+    if _ANOTHER_HOST in str(error):
+        return Misconfigured(
+            f"{cluster}: the certificate of {where} is for another host:"
+            " add the cluster again with the --host that it names"
+        )
     return Misconfigured(
         f"{cluster}: {where} shows another certificate than the pinned one:"
         " compare it with rapi.pem on the master and add the cluster again with --ca-file"

@@ -14,9 +14,9 @@ from django.conf import settings
 
 from proj.inventory.models import Instance, Pass
 from proj.simulator.server import Cluster, Simulator
-from tests.commands import add_cluster, manage
+from tests.commands import add_cluster, command
 from tests.environment import free_port, until
-from tests.fixtures.workers import WORKERS, Processes
+from tests.fixtures.workers import Processes
 from tests.recorded import record_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -64,9 +64,8 @@ class Web:
 
 
 @pytest.fixture
-def web(processes: Processes) -> Web:
+def web(workers: Processes, processes: Processes) -> Web:
     """The web process and the workers, ready."""
-    processes.start(*WORKERS)
     return Web(processes)
 
 
@@ -170,7 +169,7 @@ def test_without_redis_nothing_is_promised_and_everything_recorded_is_still_show
 
 
 def test_a_paused_cluster_is_sent_nothing(web: Web, cluster: Cluster) -> None:
-    assert manage("cluster", "pause", "sim1").code == 0
+    assert command("cluster", "pause", "sim1").code == 0
     before = len(cluster.queue.jobs)
     name = list(cluster.truth.instances)[3]
     for path in (f"/instances/{name}/reconcile", "/reconcile"):

@@ -9,10 +9,10 @@ import pytest
 
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance, Query, Transition
-from tests.commands import add_cluster, manage
+from tests.commands import add_cluster, command
 from tests.environment import until
 from tests.fixtures.lab import Lab
-from tests.fixtures.workers import WORKERS, Processes
+from tests.fixtures.workers import Processes
 
 pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
 
@@ -20,12 +20,17 @@ WITHIN = 3.0
 """Seconds after a job's end in which its instance must be recorded right."""
 
 
+@pytest.fixture(scope="module")
+def workers_environment() -> dict[str, str]:
+    """Whatever is found is not found by a look."""
+    return {"LOOK_PERIOD": "86400", "LOOK_PERIOD_MIN": "86400"}
+
+
 @pytest.fixture
-def following(lab: Lab, transactional_db: None, processes: Processes) -> Lab:
+def following(lab: Lab, workers: Processes, processes: Processes) -> Lab:
     """Every instance recorded, no further look, the queue followed by worker and beat."""
-    processes.start(*WORKERS, LOOK_PERIOD="86400", LOOK_PERIOD_MIN="86400")
     assert add_cluster(lab.access).code == 0
-    assert manage("reconcile", "--all").code == 0
+    assert command("reconcile", "--all").code == 0
     recorded_at = now()
     processes.start("beat")
     until(

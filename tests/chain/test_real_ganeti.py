@@ -12,7 +12,7 @@ import pytest
 from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
 
 from proj.inventory.models import Instance, Pass, Query, Transition
-from tests.commands import add_cluster, manage
+from tests.commands import add_cluster, command, manage
 from tests.environment import free_port, until
 from tests.fixtures.lab import INSTANCES, Lab
 from tests.fixtures.workers import WORKERS, Processes
@@ -32,7 +32,7 @@ def cluster(lab: Lab, transactional_db: None) -> str:
 @pytest.fixture
 def known(cluster: str, workers: Processes) -> str:
     """The lab's cluster, every instance of it recorded."""
-    done = manage("reconcile", "--all", "--json")
+    done = command("reconcile", "--all", "--json")
     assert done.code == 0, done.out + done.error
     return cluster
 
@@ -100,7 +100,7 @@ def test_all_twenty_instances_are_asked_by_twenty_jobs_and_never_more_than_three
 
 
 def test_a_second_pass_over_what_is_in_sync_changes_nothing(lab: Lab, known: str) -> None:
-    done = manage("reconcile", "--json")
+    done = command("reconcile", "--json")
     assert done.code == 0
     (report,) = done.json["passes"]
     assert (report["outcome"], report["changes"], report["queried"]) == ("in_sync", [], 0)
@@ -142,7 +142,7 @@ def recorded(names: list[str]) -> dict[str, tuple[str, str]]:
 def test_every_state_of_ganeti_ends_as_the_right_status_with_ganetis_own_word(
     lab: Lab, known: str, eight_states: dict[str, tuple[str, str]]
 ) -> None:
-    done = manage("reconcile", "--json")
+    done = command("reconcile", "--json")
     assert done.code == 0, done.out + done.error
     assert recorded(list(eight_states)) == eight_states
 
@@ -150,8 +150,8 @@ def test_every_state_of_ganeti_ends_as_the_right_status_with_ganetis_own_word(
 def test_a_query_of_all_by_job_does_not_acquit_an_instance_on_the_wrong_node(
     lab: Lab, known: str, eight_states: dict[str, tuple[str, str]]
 ) -> None:
-    manage("reconcile", "--json")
-    done = manage("reconcile", "--all", "--json")
+    command("reconcile", "--json")
+    done = command("reconcile", "--all", "--json")
     assert done.code == 0, done.out + done.error
     assert recorded(list(eight_states)) == eight_states
 
@@ -163,18 +163,18 @@ def test_a_node_that_is_down_and_one_that_is_offline_make_their_instances_unknow
     node2 = f"node2.{lab.access['name']}.example"
     lab.on(2, "sh", "-c", "kill -KILL $(cat /run/ganeti/ganeti-noded.pid)")
     try:
-        done = manage("reconcile", "--json")
+        done = command("reconcile", "--json")
         assert done.code == 0, done.out + done.error
         assert set(recorded(on_node_2).values()) == {("UNKNOWN", "ERROR_nodedown")}
         lab.gnt("gnt-node", "modify", "--offline=yes", node2)
-        done = manage("reconcile", "--json")
+        done = command("reconcile", "--json")
         assert done.code == 0, done.out + done.error
         assert set(recorded(on_node_2).values()) == {("UNKNOWN", "ERROR_nodeoffline")}
     finally:
         lab.on(2, "/usr/lib/ganeti/daemon-util", "start", "ganeti-noded")
         online = ("gnt-node", "modify", "--offline=no", "--force", node2)
         until(lambda: lab.ends_well(1, *online), "the node is back", 60)
-    done = manage("reconcile", "--json")
+    done = command("reconcile", "--json")
     assert done.code == 0, done.out + done.error
     assert set(recorded(on_node_2).values()) == {("ACTIVE", "running")}
 
@@ -222,7 +222,7 @@ def test_a_pass_whose_workers_are_killed_is_carried_on_by_the_next(
 
 
 def test_an_instance_that_does_not_exist_is_a_pass_that_says_so(lab: Lab, known: str) -> None:
-    done = manage("reconcile", "--instance", f"{known}/nobody.example", "--json")
+    done = command("reconcile", "--instance", f"{known}/nobody.example", "--json")
     assert "Traceback" not in done.error
     (report,) = done.json["passes"]
     assert report["changes"] == []
@@ -237,7 +237,7 @@ def test_the_tasks_are_readable_and_findable_in_flower_and_hold_no_secret(
     processes.start("flower", FLOWER_PORT=str(port), FLOWER_UNAUTHENTICATED_API="true")
     until(lambda: answers(flower) is not None, "Flower answers", 60)
     processes.start(*WORKERS)
-    assert manage("reconcile", "--all", "--json").code == 0
+    assert command("reconcile", "--all", "--json").code == 0
 
     def reconciled() -> dict[str, Any]:
         found = answers(f"{flower}?taskname=tasks.reconcile.reconcile_instance&state=SUCCESS")

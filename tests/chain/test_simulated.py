@@ -2,21 +2,28 @@
 
 import os
 import signal
-import subprocess
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from proj.inventory.models import Instance
 from proj.simulator.server import Cluster, Simulator
-from tests.commands import ROOT, add_cluster, manage
-from tests.environment import HOME, end, free_port, start, until
+from tests.commands import ROOT, add_cluster, command, manage
+from tests.environment import HOME, end, free_port, listens, start, until
 from tests.fixtures.workers import WORKERS, Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def workers_environment() -> dict[str, str]:
+    """Two lists prove an instance gone sooner than by default."""
+    return {"GONE_AFTER": "1"}
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 def cluster(simulator: Simulator, workers: Processes) -> Cluster:
     """The first one, recorded in full."""
     assert add_cluster(simulator.access("sim1")).code == 0
-    assert manage("reconcile", "--all").code == 0
+    assert command("reconcile", "--all").code == 0
     return simulator["sim1"]
 
 
@@ -41,7 +48,7 @@ def nth(cluster: Cluster, number: int) -> str:
 def test_a_plan_names_each_change_with_its_rule_ends_with_3_and_writes_nothing(
     cluster: Cluster,
 ) -> None:
-    assert manage("reconcile", "--plan").code == 0
+    assert command("reconcile", "--plan").code == 0
     name = nth(cluster, 3)
     cluster.truth.crash(name)
     before = list(Instance.objects.order_by("pk").values())
@@ -66,29 +73,29 @@ def test_a_held_pass_ends_with_1_and_goes_through_when_it_is_approved(cluster: C
     (report,) = held.json["passes"]
     assert report["outcome"] == "held"
     assert Instance.objects.filter(status="ACTIVE").count() == 10
-    approved = manage("approve", str(report["id"]))
+    approved = command("approve", str(report["id"]))
     assert approved.code == 0, approved.out + approved.error
     assert Instance.objects.filter(status="DELETED").count() == 6
-    assert manage("approve", str(report["id"] + 1)).code == 2
+    assert command("approve", str(report["id"] + 1)).code == 2
 
 
 def test_instances_and_explain_tell_what_is_known_and_why(cluster: Cluster) -> None:
     name = nth(cluster, 3)
     cluster.truth.crash(name)
-    assert manage("reconcile").code == 0
-    rows = manage("instances", "--status", "STOPPED", "--json").json["instances"]
+    assert command("reconcile").code == 0
+    rows = command("instances", "--status", "STOPPED", "--json").json["instances"]
     assert [(row["name"], row["backend_status"]) for row in rows] == [(name, "ERROR_down")]
-    explained = manage("explain", f"sim1/{name}", "--json").json
+    explained = command("explain", f"sim1/{name}", "--json").json
     assert explained["recorded"]["status"] == "STOPPED"
     assert explained["history"][0]["rule"] == "job-convicts"
     assert explained["queries"][0]["job_id"] == explained["history"][0]["job_id"]
-    assert manage("explain", "sim1/nobody").code == 2
+    assert command("explain", "sim1/nobody").code == 2
 
 
 def test_one_instance_is_reconciled_on_demand(cluster: Cluster) -> None:
     name = nth(cluster, 3)
     cluster.truth.crash(name)
-    done = manage("reconcile", "--instance", f"sim1/{name}", "--json")
+    done = command("reconcile", "--instance", f"sim1/{name}", "--json")
     assert done.code == 0, done.error
     assert len(done.json["passes"][0]["changes"]) == 2
     assert Instance.objects.get(name=name).status == "STOPPED"
@@ -112,49 +119,66 @@ def test_a_hanging_cluster_holds_up_nobody(simulator: Simulator, cluster: Cluste
         simulator["sim2"].faults.hang = False
 
 
-def test_the_demo_mends_drift_and_stops_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_demo_mends_drift_and_leaves_nothing_running(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     folder = tmp_path / "demo"
+    folder.mkdir()
+    log = tmp_path / "demo.log"
+    redis, web, flower = ports = [free_port() for _ in range(3)]
     environment = os.environ | {
         "VAR_DIR": str(folder),
         "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
-        "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
-        "WEB_PORT": str(free_port()),
-        "FLOWER_PORT": str(free_port()),
+        "REDIS_URL": f"redis://127.0.0.1:{redis}/0",
+        "WEB_PORT": str(web),
+        "FLOWER_PORT": str(flower),
         "LOOK_PERIOD": "1",
         "BEAT_PERIOD": "0.5",
     }
-    folder.mkdir()
-    demo = subprocess.Popen(
-        [sys.executable, "manage.py", "demo", "--instances", "5", "--drift", "0.5"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    demo = start(
+        sys.executable, "manage.py", "demo", "--instances", "5", "--drift", "0.5",
+        log=log, cwd=ROOT, env=environment,
     )  # fmt: skip
     try:
-        until(lambda: _has_mended(environment), "drift is mended", 90)
+        until(lambda: _has_mended(folder / "db.sqlite3"), "drift is mended", 90)
+        until(lambda: all(map(listens, ports)), "Redis, web and Flower listen")
     finally:
-        demo.send_signal(signal.SIGINT)
-        out, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 0, out
-    assert "Traceback" not in out
-    assert str(folder) not in subprocess.run(
-        ["ps", "axwwe"], capture_output=True, text=True, check=True
-    ).stdout.replace("ps axwwe", "")
+        end(demo, how)
+    if how is signal.SIGKILL:
+        until(lambda: not _what_is_left(folder, ports), "all of the demo has ended")
+    else:
+        assert demo.returncode == 0, log.read_text()
+        assert _what_is_left(folder, ports) == []
+    assert "Traceback" not in log.read_text()
 
 
-def _has_mended(environment: dict[str, str]) -> bool:
-    done = subprocess.run(
-        [sys.executable, "manage.py", "shell", "-v0", "-c",
-         "from proj.inventory.models import Transition;"
-         "print(Transition.objects.filter(rule='job-convicts').count())"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.returncode == 0 and int(done.stdout.split()[-1]) > 0
+def _what_is_left(folder: Path, ports: list[int]) -> list[str]:
+    """Return the processes with this folder in their environment, and who listens there."""
+    mark = f"VAR_DIR={folder}\0".encode()
+    found = [f"port {port}" for port in ports if listens(port)]
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environment.read_bytes():
+                found.append(environment.parent.name)
+    return found
 
 
-def test_two_beats_do_no_harm(simulator: Simulator, workers: Processes, tmp_path: Path) -> None:
+def _has_mended(database: Path) -> bool:
+    mended = "SELECT 1 FROM inventory_transition WHERE rule = 'job-convicts'"
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return connection.execute(mended).fetchone() is not None
+    except sqlite3.OperationalError:
+        return False
+
+
+def test_two_beats_do_no_harm(
+    simulator: Simulator, processes: Processes, tmp_path: Path, transactional_db: None
+) -> None:
     period = 2.0
     environment = {"LOOK_PERIOD": str(period), "LOOK_PERIOD_MIN": str(period)}
-    workers.end()
-    workers.start(*WORKERS, "beat", **environment)
+    processes.start(*WORKERS, "beat", **environment)
     assert add_cluster(simulator.access("sim1")).code == 0
     other = start(
         "sh", "-c", "exec .venv/bin/celery -A proj beat", log=HOME / "beat2.log", cwd=ROOT,

@@ -6,8 +6,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from proj.inventory.models import Cluster, Instance, Pass
-from proj.reconcile import look
+from proj.inventory.models import Cluster, Instance, Pass, Query
+from proj.reconcile import look, queries
 from proj.reconcile.leases import lease
 from tests.reconcile.conftest import Engine, make_engine
 
@@ -110,6 +110,19 @@ def test_an_instance_whose_queries_fail_is_asked_rarer_and_rarer(ten: Engine) ->
     ten.run()
     assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
     assert Instance.objects.get(name="vm3").ask_failures == 0
+
+
+def test_each_query_that_fails_for_good_doubles_the_wait_up_to_six_hours(ten: Engine) -> None:
+    waits = []
+    for _ in range(12):
+        requested = ten.ask("vm3")
+        queries.give_up(Query.objects.get(pass_of=requested), "no luck", at=ten.clock())
+        row = Instance.objects.get(name="vm3")
+        assert row.ask_after is not None
+        waits.append((row.ask_after - ten.clock()).total_seconds())
+    doubling = [min(60 * 2**number, 6 * 3600) for number in range(12)]
+    assert all(most / 2 - 1 <= wait <= most for wait, most in zip(waits, doubling, strict=True))
+    assert Instance.objects.get(name="vm3").ask_failures == 12
 
 
 def test_an_instance_whose_query_failed_is_asked_again_without_any_drift(ten: Engine) -> None:

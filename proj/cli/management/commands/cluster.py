@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand
 from django.db import IntegrityError
 
 from proj.backend import BackendError
+from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
 from proj.inventory.audit import audit_round
 from proj.inventory.models import Cluster
 from proj.wiring import backend_of
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Tell the service which Ganeti clusters there are."""
 
     help = "Add, list, check, pause, resume and remove clusters."
@@ -176,10 +176,11 @@ def _check(options: dict[str, Any]) -> None:
         print_json({"clusters": rows})
     else:
         for row in rows:
-            line = row["error"] or (
-                f"RAPI {row['version']}, {row['instances']} instances; {row['audit']}"
+            print(
+                row["error"]
+                or f"{row['name']}: RAPI {row['version']}, {row['instances']} instances;"
+                f" {row['audit']}"
             )
-            print(f"{row['name']}: {line}")
     if any(row["error"] for row in rows):
         raise SystemExit(2)
 

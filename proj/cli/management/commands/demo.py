@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,18 +14,18 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from proj.cli.base import PlainCommand
 from proj.cli.output import refuse
 from proj.inventory.models import Cluster, Instance, Transition
 
 LATEST = 15
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Start everything, show the drift being mended, and stop it all on Ctrl-C."""
 
     help = "Run the service against simulated clusters that drift. For make demo."
@@ -77,14 +78,14 @@ def _start_all(stack: ExitStack, options: dict[str, Any]) -> None:
 
 
 def _start(stack: ExitStack, name: str, command: list[str]) -> None:
-    log = stack.enter_context((settings.VAR_DIR / f"{name}.log").open("wb"))
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            cwd=settings.BASE_DIR, env=os.environ, start_new_session=True,
-        )  # fmt: skip
-    except FileNotFoundError:
+    """Start a process that ends with this one, even when this one is killed."""
+    if shutil.which(command[0]) is None:
         refuse(f"{command[0]} is not installed: make setup")
+    log = stack.enter_context((settings.VAR_DIR / f"{name}.log").open("wb"))
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL, stdout=log,
+        stderr=log, cwd=settings.BASE_DIR, env=os.environ, start_new_session=True,
+    )  # fmt: skip
     stack.callback(_end, process)
 
 

@@ -3,16 +3,16 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
 from django.forms.models import model_to_dict
 
+from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
 from proj.inventory.models import Instance, Query
 
 HISTORY = 20
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Say what is recorded about an instance, what was asked and which rules fired."""
 
     help = "Explain one instance: recorded state, queries, rules and history."
@@ -35,7 +35,9 @@ class Command(BaseCommand):
         for field, value in explained["recorded"].items():
             if value not in (None, ""):
                 print(f"{field}: {value}")
-        print_table(explained["queries"], ("at", "job_id", "state", "rule", "backend_status"))
+        print_table(
+            explained["queries"], ("at", "job_id", "state", "rule", "backend_status", "error")
+        )
         print_table(explained["history"], ("at", "field", "from", "to", "rule", "source", "job_id"))
 
 

@@ -4,15 +4,14 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
-from proj.clock import now
+from proj.clock import now_or_here
 from proj.inventory.models import Cluster, Instance
 from proj.observation import Status
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Show what the database says."""
 
     help = "Show every instance: status, Ganeti's word, node, and how old the knowledge is."
@@ -30,7 +29,7 @@ class Command(BaseCommand):
             found = found.filter(cluster__name=options["cluster"])
         if options["status"]:
             found = found.filter(status=options["status"])
-        at = now()
+        at = now_or_here()
         rows = [_row(instance, at) for instance in found]
         if options["json"]:
             print_json({"instances": rows})
@@ -64,4 +63,6 @@ def _row(instance: Instance, at: datetime) -> dict[str, Any]:
         "node": instance.nodes[0] if instance.nodes else None,
         "observed_age": round((at - observed).total_seconds(), 1),
         "confirmed_age": round((at - confirmed).total_seconds(), 1) if confirmed else None,
+        "ask_failures": instance.ask_failures,
+        "ask_after": instance.ask_after,
     }

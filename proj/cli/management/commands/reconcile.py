@@ -3,21 +3,19 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
-
+from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
 from proj.cli.waiting import FAILED, wait_for
 from proj.clock import now
 from proj.inventory.models import Cluster, Pass
+from proj.observation import is_instance_name
 from proj.reconcile import passes
 from tasks.query import issue_jobs, query_cluster
 
 DRIFT = 3
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     """Reconcile now, wait for the outcome, and say what changed."""
 
     help = "Reconcile clusters or instances with Ganeti, through the workers."
@@ -31,10 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            requested = _request(options)
-        except (OperationalError, RedisError) as error:
-            refuse(f"no answer from Redis (REDIS_URL): {error}")
+        requested = _request(options)
         closed = wait_for(requested, options["timeout"], quiet=options["json"])
         reports = [passes.describe(pass_of) for pass_of in closed]
         if options["json"]:
@@ -77,6 +72,8 @@ def _instance(text: str) -> tuple[Cluster, str]:
     cluster, slash, name = text.partition("/")
     if not slash or not name:
         refuse(f"{text}: write CLUSTER/NAME")
+    if not is_instance_name(name):
+        refuse(f"{name!r} is no name of an instance: use up to 255 letters, digits, and . _ -")
     return _cluster(cluster), name
 
 
