@@ -40,6 +40,7 @@ def test_a_process_that_the_tests_started_ends_when_they_are_interrupted(
     ) as session:  # fmt: skip
         assert session.stdout is not None
         pid = int(session.stdout.readline())
-        assert is_alive(pid)
+        # Not before it runs is it bound to its session.
+        until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "the process runs")
         session.send_signal(how)
     until(lambda: not is_alive(pid), "the process has ended")
