@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import until
 from tests.fixtures.lab import LAB, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,11 @@ def links() -> set[str]:
     return {link["ifname"] for link in json.loads(shown.stdout)}
 
 
+def running(directory: Path) -> int:
+    listed = ("exec", "--", "gnt-instance", "list", "--no-headers", "-o", "status")
+    return lab(*listed, directory=directory).stdout.split().count("running")
+
+
 @pytest.mark.ganeti
 def test_a_lab_starts_once_and_goes_without_a_trace(tmp_path: Path) -> None:
     reason = why_not()
@@ -57,6 +63,8 @@ def test_a_lab_starts_once_and_goes_without_a_trace(tmp_path: Path) -> None:
         holder = (directory / "lab1" / "node1" / "holder").read_text()
         assert lab("up", "--nodes", "1", directory=directory).returncode == 0
         assert (directory / "lab1" / "node1" / "holder").read_text() == holder
+        assert lab("grow", "--instances", "50", directory=directory).returncode == 0
+        until(lambda: running(directory) == 50, "the cloned instances run")
     finally:
         assert lab("down", directory=directory).returncode == 0
     assert links() == before
