@@ -88,8 +88,10 @@ if "--database=postgres" in sys.argv:
 
 
 def pytest_configure() -> None:
-    # A terminated session tidies up as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminated session tidies up as an interrupted one does. A shell that starts it in the
+    # background lets it ignore an interrupt, and so would all that it starts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
