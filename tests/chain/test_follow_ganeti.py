@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance, Query, Transition
@@ -120,6 +121,7 @@ def _wake_when_seen(lab: Lab, name: str, daemon: str) -> None:
             f"the job on {name} is shown", 20,
         )  # fmt: skip
     finally:
+        connection.close()
         lab.on(2, "sh", "-c", f"kill -CONT $(cat {daemon})")
 
 
