@@ -40,7 +40,7 @@ def fleet(folder: Path, *, clusters: int, instances: int) -> Iterator[list[Clust
         end(process)
 
 
-def add(access: dict[str, Any]) -> Cluster:
+def add(access: dict[str, Any], max_in_flight: int = IN_FLIGHT) -> Cluster:
     """Add a cluster as ``cluster add`` does; nothing of it is due for the audit."""
     return Cluster.objects.create(
         name=access["name"],
@@ -50,7 +50,7 @@ def add(access: dict[str, Any]) -> Cluster:
         password_source=f"file:{access['password_file']}",
         certificate=Path(access["ca_file"]).read_text(),
         confirm_max_age=timedelta(days=365),
-        max_in_flight=IN_FLIGHT,
+        max_in_flight=max_in_flight,
     )
 
 

@@ -1,6 +1,7 @@
 """What the service costs beside the bare client, on a real Ganeti."""
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, seconds
-from bench.fleet import add
+from bench.fleet import add, record
 from proj.clock import now
 from proj.ganeti.client import connect
 from proj.ganeti.jobs import JOB_FIELDS
@@ -26,32 +27,22 @@ from tests.fixtures.lab import LAB, Lab
 from tests.fixtures.workers import WORKERS, Processes
 
 LOOK_PERIOD = 5
-SAMPLES = 20
+SAMPLES = 12
 ONE_BY_ONE = 6
 """Instances asked one after another by the official client, at 5 s each; the rest is inferred."""
 
 
 def on_a_real_cluster(folder: Path) -> list[Figure]:
-    """Start the lab of ``make lab``, measure on it, and remove it."""
+    """Start the lab of ``make lab``, measure on it as it grows, and remove it."""
     processes = Processes()
     with lab(folder / "lab") as running:
         try:
-            processes.start(*WORKERS, LOOK_PERIOD="86400", LOOK_PERIOD_MIN="86400")
-            grow(running, 60)
-            cluster = known(running)
-            all_of_60 = query_all(cluster)
-            grow(running, 160)
-            look(cluster, Pass.Kind.SWEEP)
-            on_demand = ask_under_load(cluster)
-            grow(running, 2_000)
-            look(cluster, Pass.Kind.ALL if Instance.objects.count() < 100 else Pass.Kind.SWEEP)
-            one_of_2000 = find_one(running, cluster)
-        finally:
-            processes.end()
-            Cluster.objects.all().delete()
-    with lab(folder / "lab") as running:
-        try:
             latencies = notice_changes(running, processes)
+            processes.end()
+            processes.start(*WORKERS, LOOK_PERIOD="86400", LOOK_PERIOD_MIN="86400")
+            all_of_60 = query_all(grown(running, 60))
+            on_demand = ask_under_load(grown(running, 160))
+            one_of_2000 = find_one(running, grown(running, 2_000))
         finally:
             processes.end()
             Cluster.objects.all().delete()
@@ -60,33 +51,36 @@ def on_a_real_cluster(folder: Path) -> list[Figure]:
 
 @contextmanager
 def lab(folder: Path) -> Iterator[Lab]:
-    """Run a lab of 20 instances."""
-    options = ["--dir", str(folder)]
+    """Run a lab of 20 instances, or the one that TEST_LAB keeps."""
+    kept = os.environ.get("TEST_LAB")
+    directory = Path(kept) if kept else folder
+    options = ["--dir", str(directory)]
     try:
         subprocess.run([str(LAB), "up", *options], check=True, stdout=subprocess.DEVNULL)
-        yield Lab(folder, json.loads((folder / "clusters.json").read_text())[0])
+        yield Lab(directory, json.loads((directory / "clusters.json").read_text())[0])
     finally:
-        subprocess.run([str(LAB), "down", *options], check=True)
+        if not kept:
+            subprocess.run([str(LAB), "down", *options], check=True)
 
 
-def grow(running: Lab, instances: int) -> None:
-    """Clone instances in the configuration until there are so many."""
+def grown(running: Lab, instances: int) -> Cluster:
+    """Clone instances in the configuration until there are so many, and record all as listed."""
     options = ["--dir", str(running.directory), "--instances", str(instances)]
     subprocess.run([str(LAB), "grow", *options], check=True, stdout=subprocess.DEVNULL)
 
     def answers() -> bool:
         listed = running.gnt("gnt-instance", "list", "--no-headers", "-o", "status").split()
-        return listed.count("running") == instances
+        return listed.count("running") >= instances
 
     until(answers, f"{instances} instances run", 120)
+    return known(running)
 
 
 def known(running: Lab) -> Cluster:
-    """Add the cluster, and record all of it."""
-    cluster = add(running.access)
-    Cluster.objects.update(max_in_flight=3)
-    cluster.refresh_from_db()
-    look(cluster, Pass.Kind.ALL)
+    """Add the cluster anew with the default bounds, and record all of it as it is listed."""
+    Cluster.objects.all().delete()
+    cluster = add(running.access, max_in_flight=3)
+    record(cluster)
     return cluster
 
 
