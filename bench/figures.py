@@ -67,12 +67,19 @@ def _show(figures: object) -> None:
 
 
 def interleaved(
-    ours: Callable[[], None], baseline: Callable[[], None], rounds: int
+    ours: Callable[[], None],
+    baseline: Callable[[], None],
+    rounds: int,
+    prepare: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """Return two medians, in seconds, measured turn by turn so that noise meets both."""
+    """Return two medians, in seconds, measured turn by turn so that noise meets both.
+
+    ``prepare`` makes each turn ready and is not measured.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for kept, work in zip(times, (ours, baseline), strict=True):
+            prepare()
             kept.append(seconds(work))
     return statistics.median(times[0]), statistics.median(times[1])
 

@@ -32,10 +32,12 @@ def stable_looks(folder: Path) -> list[Figure]:
             counts[size] = statements(cluster)
             rounds = 25 if size == MEASURED else 7
             ours[size], bare[size] = interleaved(
-                lambda it=cluster: followed_look(it), lambda it=cluster: bare_list(it), rounds
-            )
+                lambda it=cluster: take_look(it), lambda it=cluster: bare_list(it), rounds,
+                prepare=make_due,
+            )  # fmt: skip
             if size == MEASURED:
-                requests = requests_of(lambda it=cluster: followed_look(it))
+                make_due()
+                requests = requests_of(lambda it=cluster: take_look(it))
     assert len(set(counts.values())) == 1, counts
     plot(
         "look.png", "instances of the cluster", "seconds",
@@ -71,10 +73,9 @@ def requests_of(work: Callable[[], object]) -> int:
     return len(sent)
 
 
-def followed_look(cluster: Cluster) -> None:
-    """Take a look at a cluster whose queue was read a moment ago, as it is while followed."""
-    Cluster.objects.filter(pk=cluster.pk).update(next_look_at=None, followed_not_before=now())
-    take_look(cluster)
+def make_due() -> None:
+    """Make a look due at a cluster whose queue was read a moment ago, as it is while followed."""
+    Cluster.objects.update(next_look_at=None, followed_not_before=now())
 
 
 def take_look(cluster: Cluster) -> None:
@@ -88,7 +89,7 @@ def take_look(cluster: Cluster) -> None:
 
 def statements(cluster: Cluster) -> int:
     """Count the statements of a look."""
-    Cluster.objects.update(next_look_at=None, followed_not_before=now())
+    make_due()
     with CaptureQueriesContext(connection) as captured:
         take_look(cluster)
     return len(captured)

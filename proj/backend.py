@@ -149,6 +149,10 @@ class Backend(Protocol):
         """Read all instances, in one request."""
         ...
 
+    def look_unless(self, digest: str) -> Look | Interval:
+        """Read all instances, unless the list has this digest: then tell only when it was read."""
+        ...
+
     def feed(self, after: int | None, known: Sequence[int]) -> Feed:
         """Read the jobs newer than ``after`` and those of ``known``, in one request.
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -24,8 +23,6 @@ def collect_seldom(**_: Any) -> None:
     """Let the garbage collector leave alone what stays, and not run within each long list."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    # Threads that wait for an answer most of the time get the interpreter back at once.
-    sys.setswitchinterval(0.0005)
 
 
 @setup_logging.connect

@@ -40,7 +40,8 @@ task_routes = {
 worker_prefetch_multiplier = 1
 worker_cancel_long_running_tasks_on_connection_loss = True
 worker_soft_shutdown_timeout = 30
-worker_max_tasks_per_child = 1000
+# Kilobytes after which a process of the pool is replaced; its seat may then be empty for 5 s.
+worker_max_memory_per_child = 200_000
 worker_hijack_root_logger = False
 worker_send_task_events = True
 timezone = "UTC"

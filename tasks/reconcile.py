@@ -5,6 +5,7 @@ from django.db import DatabaseError
 from redis.exceptions import RedisError
 
 from proj.clock import now
+from proj.inventory import statements
 from proj.inventory.models import Query
 from proj.reconcile import answers
 from proj.reconcile.decide import Action
@@ -23,7 +24,7 @@ def reconcile_instance(*, cluster: str, instance: str, query: int) -> None:
 
     ``cluster`` and ``instance`` name the work for those who watch; the row ``query`` rules.
     """
-    row = Query.objects.select_related("cluster", "pass_of").filter(pk=query).first()
+    row = statements.find(Query, "cluster", "pass_of", pk=query)
     if row is None:
         return
     decision = answers.reconcile(row, policy_of(row.cluster), tuning(), now)

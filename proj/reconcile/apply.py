@@ -8,6 +8,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Transition
 from proj.observation import Evidence, Interval, Observation
 from proj.reconcile.decide import (
@@ -65,7 +66,7 @@ class Applied:
 
 def weigh(cluster: Cluster, name: str, seen: Seen, policy: Policy) -> Decision:
     """Decide on the row as it is now, and write nothing."""
-    row = Instance.objects.filter(cluster=cluster, name=name).first()
+    row = statements.find(Instance, cluster=cluster.pk, name=name)
     recorded = recorded_of(row, looked_of(cluster)) if row else None
     return decide(recorded, seen, policy)
 
@@ -77,7 +78,7 @@ def apply(cluster: Cluster, name: str, seen: Seen, context: Context) -> Applied:
         KeepsChanging: five attempts were overtaken by other writers.
     """
     for _ in range(5):
-        row = Instance.objects.filter(cluster=cluster, name=name).first()
+        row = statements.find(Instance, cluster=cluster.pk, name=name)
         recorded = recorded_of(row, looked_of(cluster)) if row else None
         decision = decide(recorded, seen, context.policy)
         brake = context.may_record if decision.action is Action.RECORD else None
@@ -120,9 +121,8 @@ def _write(
     values |= _counted(row, decision, context)
     is_news = decision.changes or (decision.memory or memory_of(row)) != memory_of(row)
     with transaction.atomic(savepoint=False):
-        mine = Instance.objects.filter(pk=row.pk, version=row.version)
-        versions = {"version": row.version + 1, "revision": row.revision + bool(is_news)}
-        if not mine.update(**values, **versions):
+        values |= {"version": row.version + 1, "revision": row.revision + bool(is_news)}
+        if not statements.update(Instance, values, pk=row.pk, version=row.version):
             return False
         _keep_trail(row, seen, decision, context, fold=values["flapping_since"] is not None)
     return True
@@ -201,7 +201,7 @@ def _keep_trail(
             continue
         before = to_json(change.before)
         new.append(Transition(instance=row, field=change.field, before=before, **values))
-    Transition.objects.bulk_create(new)
+    statements.insert(new)
 
 
 def _fold(row: Instance, field: str, values: dict[str, Any]) -> bool:

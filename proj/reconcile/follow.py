@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from proj.backend import Backend, BackendError, Busy, Feed, Misconfigured, QueuedJob
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Job, Pass, Query
 from proj.observation import Evidence, Interval, JobEnd
 from proj.reconcile import passes
@@ -49,7 +50,8 @@ def follow(
         BackendError: a request failed; what was read before it is settled.
     """
     cluster = held.cluster
-    known = _known(cluster)
+    is_quiet = not statements.exists(Job, cluster=cluster.pk)
+    known = {} if is_quiet else _known(cluster)
     try:
         if cluster.is_failing:
             backend.version()
@@ -58,6 +60,9 @@ def follow(
         held.values = failed(cluster, error, tuning, at=now())
         raise
     at = now()
+    if is_quiet and not feed.jobs:
+        held.values = _followed(cluster, feed, tuning, at=at)
+        return False
     _keep(cluster, feed, known)
     context = Context(policy, tuning.flapping, at, source=Pass.Kind.FOLLOW)
     asked = _settle_ends(cluster, feed.jobs, known, context, feed.interval)

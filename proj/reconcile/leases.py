@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from django.db import connection
 
+from proj.inventory import statements
 from proj.inventory.models import Cluster
 
 
@@ -39,8 +40,8 @@ def lease(
     try:
         yield held
     finally:
-        mine = Cluster.objects.filter(pk=held.cluster.pk, **{column: until})
-        mine.update(**{column: None}, **held.values)
+        left = held.values | {column: None}
+        statements.update(Cluster, left, pk=held.cluster.pk, **{column: until})
 
 
 def _take(name: str, column: str, until: datetime, at: datetime) -> Cluster | None:

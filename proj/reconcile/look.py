@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q, Sum
-
 from proj.backend import Backend, BackendError, Busy, Look, Misconfigured
-from proj.inventory.models import Cluster, Instance, Pass
+from proj.inventory import statements
+from proj.inventory.models import Cluster, Pass
+from proj.observation import Interval
 from proj.reconcile import brake, follow, passes
 from proj.reconcile.apply import Context, apply
 from proj.reconcile.decide import Action, Policy, Rule
@@ -18,8 +18,8 @@ from proj.reconcile.queries import Chain
 from proj.reconcile.select import (
     Selection,
     due_for_audit,
+    known_rows,
     mass_change,
-    may_be_due_for_audit,
     passes_freely,
     questions,
     select,
@@ -80,24 +80,25 @@ def look_at(
         is_asked = False
         if not follow.is_fresh(cluster, tuning, at=held.at):
             is_asked = _read_queue(cluster, backend, policy, tuning, now, chain)
-        known = _known(cluster)
-        look = backend.look()
+        rows = known_rows(cluster, at=held.at)
+        audit = due_for_audit(cluster, tuning, at=held.at) if rows.due else []
+        is_at_rest = not rows.working and rows.revisions == cluster.agreed_revisions
+        if is_at_rest and not audit and pass_of.pk is None:
+            seen = backend.look_unless(cluster.agreed_digest)
+        else:
+            seen = backend.look()
     except Busy:
         held.values = {"next_look_at": now() + LATER}
         return Next()
     except BackendError as error:
         held.values = _failed(cluster, pass_of, error, tuning, at=now())
         return Next()
-    at = look.interval.not_after
-    may_be_due = known["unconfirmed"] or may_be_due_for_audit(cluster, known["oldest"], at=at)
-    audit = due_for_audit(cluster, tuning, at=at) if may_be_due else []
-    agreed = (cluster.agreed_digest, cluster.agreed_revisions)
-    has_news = agreed != (look.digest, known["revisions"]) or known["working"]
-    if not (has_news or audit) and pass_of.pk is None:
-        held.values = _looked(cluster, look, tuning, is_news=False, at=at)
+    if isinstance(seen, Interval):
+        held.values = _looked(cluster, seen, tuning, is_news=False)
         return Next(is_asked)
-    selection = select(cluster, look, policy) if has_news else Selection()
-    sight = Sight(look, selection, audit, known["revisions"], at)
+    has_news = not is_at_rest or seen.digest != cluster.agreed_digest
+    selection = select(cluster, seen, policy) if has_news else Selection()
+    sight = Sight(seen, selection, audit, rows.revisions, seen.interval.not_after)
     settled = _settle(held, pass_of, sight, policy, tuning)
     return replace(settled, is_asked=settled.is_asked or is_asked)
 
@@ -129,12 +130,13 @@ def spread_herd(tuning: Tuning, *, at: datetime) -> None:
 
 def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
     """Return the pass to carry on with: open, requested or periodic, in this order."""
-    unfinished = (
-        Pass.objects.filter(cluster=cluster, kind__in=_OF_THE_WHOLE)
-        .exclude(state=Pass.State.CLOSED)
-        .select_related("cluster")
-    )
-    for pass_of in sorted(unfinished, key=lambda it: (it.state != Pass.State.OPEN, it.pk)):
+    unfinished = {"kind": _OF_THE_WHOLE, "state": (Pass.State.REQUESTED, Pass.State.OPEN)}
+    found: Iterable[Pass] = ()
+    if statements.exists(Pass, cluster=cluster.pk, **unfinished):
+        found = Pass.objects.filter(
+            cluster=cluster, kind__in=unfinished["kind"], state__in=unfinished["state"]
+        ).select_related("cluster")
+    for pass_of in sorted(found, key=lambda it: (it.state != Pass.State.OPEN, it.pk)):
         if pass_of.state == Pass.State.OPEN:
             is_due = pass_of.relook_at is not None and pass_of.relook_at <= at
             return pass_of if is_due else None
@@ -143,21 +145,6 @@ def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
     if cluster.next_look_at is None or cluster.next_look_at <= at:
         return Pass(cluster=cluster, kind=Pass.Kind.SWEEP, requested_at=at)
     return None
-
-
-def _known(cluster: Cluster) -> dict[str, Any]:
-    """Return what tells by one statement whether any row changed, or is due, since the last look.
-
-    ``oldest`` is the oldest confirmation; ``unconfirmed`` counts those that must not wait for it.
-    """
-    restless = Q(confirmed_at=None) | Q(ask_failures__gt=0) | Q(flapping_since__isnull=False)
-    found = Instance.objects.filter(cluster=cluster).aggregate(
-        revisions=Sum("revision"),
-        working=Count("pk", filter=~Q(operation="")),
-        oldest=Min("confirmed_at"),
-        unconfirmed=Count("pk", filter=restless),
-    )
-    return found | {"revisions": found["revisions"] or 0}
 
 
 def _failed(
@@ -184,9 +171,7 @@ def misconfigured(error: Misconfigured, tuning: Tuning, *, at: datetime) -> dict
     return {"last_error": str(error), "next_look_at": at + pause}
 
 
-def _looked(
-    cluster: Cluster, look: Look, tuning: Tuning, *, is_news: bool, at: datetime
-) -> dict[str, Any]:
+def _looked(cluster: Cluster, read: Interval, tuning: Tuning, *, is_news: bool) -> dict[str, Any]:
     """Return what a look that succeeded leaves in the cluster's row."""
     pace = (cluster.pace or tuning.look_period) * (FASTER if is_news else SLOWER)
     pace = min(max(pace, tuning.look_period_min), tuning.look_period)
@@ -195,9 +180,9 @@ def _looked(
         "failures": 0,
         "last_error": "",
         "pace": pace,
-        "next_look_at": at + timedelta(seconds=pace * spread),
-        "looked_not_before": look.interval.not_before,
-        "looked_not_after": look.interval.not_after,
+        "next_look_at": read.not_after + timedelta(seconds=pace * spread),
+        "looked_not_before": read.not_before,
+        "looked_not_after": read.not_after,
     }
 
 
@@ -205,7 +190,7 @@ def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tu
     cluster, look, selection, at = held.cluster, sight.look, sight.selection, sight.at
     mass = mass_change(selection, look, tuning.limits)
     is_news = mass is not None or selection.is_news()
-    held.values = _looked(cluster, look, tuning, is_news=is_news, at=at)
+    held.values = _looked(cluster, look.interval, tuning, is_news=is_news)
     if pass_of.plan:
         # A plan leaves nothing behind by which later decisions would change.
         del held.values["looked_not_before"], held.values["looked_not_after"]

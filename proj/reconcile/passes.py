@@ -7,6 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Pass, Query, Transition
 from proj.observation import Observation
 from proj.reconcile.decide import Decision, Seen, trail
@@ -160,8 +161,8 @@ def sweep(*, at: datetime) -> None:
 
 def close_if_finished(pass_of: Pass, *, at: datetime) -> None:
     """Close a pass unless something is left to be asked, reconciled or looked at again."""
-    left = Query.objects.filter(pass_of=pass_of, state__in=Query.UNFINISHED)
-    if left.exists() or not _awaits_nothing(pass_of):
+    left = statements.exists(Query, pass_of=pass_of.pk, state=Query.UNFINISHED)
+    if left or not _awaits_nothing(pass_of):
         return
     failed = pass_of.queries.filter(state=Query.State.FAILED)
     count = failed.count()

@@ -11,6 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q
 
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Query
 from proj.reconcile import passes
 from proj.reconcile.decide import Rule
@@ -54,25 +55,21 @@ def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
 
 def submitted(query: Query, job_id: int) -> None:
     """Note the job that asks."""
-    Query.objects.filter(pk=query.pk, state=Query.State.SUBMITTING).update(
-        state=Query.State.SUBMITTED, job_id=job_id
-    )
+    values = {"state": Query.State.SUBMITTED, "job_id": job_id}
+    statements.update(Query, values, pk=query.pk, state=Query.State.SUBMITTING)
 
 
 def answered(query: Query, answer: dict[str, Any], chain: Chain, *, at: datetime) -> None:
     """Keep the answer, and have it reconciled; what was answered before stays as it is."""
-    taken = Query.objects.filter(pk=query.pk, state__in=Query.IN_FLIGHT).update(
-        state=Query.State.ANSWERED, answer=answer, answered_at=at
-    )
-    if taken:
+    values = {"state": Query.State.ANSWERED, "answer": answer, "answered_at": at}
+    if statements.update(Query, values, pk=query.pk, state=Query.IN_FLIGHT):
         chain(query)
 
 
 def finish(query: Query, rule: Rule, *, changes: Sequence[dict[str, Any]] = ()) -> None:
     """End a query that was reconciled, with the rule by which it was decided."""
-    Query.objects.filter(pk=query.pk, state=Query.State.ANSWERED).update(
-        state=Query.State.DONE, rule=rule, changes=list(changes)
-    )
+    values = {"state": Query.State.DONE, "rule": rule, "changes": list(changes)}
+    statements.update(Query, values, pk=query.pk, state=Query.State.ANSWERED)
 
 
 def retry(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
@@ -118,7 +115,7 @@ def put_back(
 def give_up(query: Query, error: str, *, at: datetime) -> None:
     """End the query; its instance is to be asked again, rarer and rarer."""
     Query.objects.filter(pk=query.pk).update(state=Query.State.FAILED, error=error)
-    row = Instance.objects.filter(cluster=query.cluster, name=query.instance).first()
+    row = statements.find(Instance, cluster=query.cluster_id, name=query.instance)
     if row is not None:
         wait = passes.backoff(row.ask_failures + 1, base=60, cap=6 * 3600, jitter=random.random())
         Instance.objects.filter(pk=row.pk).update(

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.db import connection
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
@@ -180,9 +181,30 @@ def _not_backing_off(cluster: Cluster, names: list[str], *, at: datetime) -> lis
     return [name for name in names if name not in waiting]
 
 
-def may_be_due_for_audit(cluster: Cluster, oldest: datetime | None, *, at: datetime) -> bool:
-    """Whether the oldest confirmation of the cluster is old enough to be renewed."""
-    return oldest is not None and oldest < at - cluster.confirm_max_age / 2
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the rows of a cluster come to, without reading them one by one."""
+
+    revisions: int
+    """Another number than before: a row changed by which later decisions may differ."""
+    working: int
+    """Instances on which an operation is under way or has just ended."""
+    due: int
+    """Instances that may be due for the audit."""
+
+
+def known_rows(cluster: Cluster, *, at: datetime) -> Known:
+    """Count the rows of a cluster, by one statement."""
+    old = connection.ops.adapt_datetimefield_value(at - cluster.confirm_max_age / 2)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COALESCE(SUM(revision), 0), COUNT(*) FILTER (WHERE operation <> ''),"
+            " COUNT(*) FILTER (WHERE confirmed_at IS NULL OR confirmed_at < %s"
+            " OR ask_failures > 0 OR flapping_since IS NOT NULL)"
+            f" FROM {Instance._meta.db_table} WHERE cluster_id = %s",
+            [old, cluster.pk],
+        )
+        return Known(*(int(number) for number in cursor.fetchone()))
 
 
 def due_for_audit(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[str]:

@@ -1,0 +1,167 @@
+"""The statements of the hot path, built once for each shape and not once for each use.
+
+For a statement that reads or writes one row, Django's building of it costs several times what
+the database takes to answer. These say the same as the ORM, on the same fields, for the few
+shapes that every reconciled instance needs. A condition is an equality, or, where a tuple is
+given, one of its values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from django.db import connection
+from django.db.models import Field, Model
+
+Row = TypeVar("Row", bound=Model)
+
+Conditions = Mapping[str, Any]
+_Shape = tuple[tuple[str, int | None], ...]
+"""For each condition its field and, where it is a tuple, of how many values."""
+
+
+def find(model: type[Row], *related: str, **conditions: Any) -> Row | None:
+    """Return the one row that meets the conditions, or None.
+
+    Args:
+        model: of which table.
+        related: foreign keys, none of them null, whose rows come by the same statement.
+        conditions: by field; they must be such that one row at most meets them.
+    """
+    sql, builders = _select(model, related, _shape_of(conditions))
+    with connection.cursor() as cursor:
+        cursor.execute(sql, _adapted(model, conditions))
+        values = cursor.fetchone()
+    if values is None:
+        return None
+    row, *others = [build(values) for build in builders]
+    for name, other in zip(related, others, strict=True):
+        setattr(row, name, other)
+    assert isinstance(row, model)
+    return row
+
+
+def exists(model: type[Model], **conditions: Any) -> bool:
+    """Return whether any row meets the conditions."""
+    where = _where(model, _shape_of(conditions))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT 1 FROM {_quoted(model._meta.db_table)} WHERE {where} LIMIT 1",
+            _adapted(model, conditions),
+        )
+        return cursor.fetchone() is not None
+
+
+def update(model: type[Model], values: Mapping[str, Any], **conditions: Any) -> int:
+    """Set ``values`` in the rows that meet the conditions, and return how many do."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _update(model, tuple(values), _shape_of(conditions)),
+            [*_adapted(model, values), *_adapted(model, conditions)],
+        )
+        return int(cursor.rowcount)
+
+
+def insert(rows: Sequence[Model]) -> None:
+    """Insert rows of one model, which learn nothing of their keys."""
+    if not rows:
+        return
+    model = type(rows[0])
+    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    names = ", ".join(_quoted(field.column) for field in fields)
+    each = f"({', '.join(['%s'] * len(fields))})"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
+            f" VALUES {', '.join([each] * len(rows))}",
+            [
+                field.get_db_prep_save(getattr(row, field.attname), connection)
+                for row in rows
+                for field in fields
+            ],
+        )
+
+
+Builder = Callable[[Sequence[Any]], Model]
+
+
+@cache
+def _select(model: type[Model], related: Sequence[str], shape: _Shape) -> tuple[str, list[Builder]]:
+    table = _quoted(model._meta.db_table)
+    columns, builders = _columns(model, 0)
+    joins = ""
+    for name in related:
+        key = _field(model, name)
+        other = key.related_model
+        assert isinstance(other, type)
+        more, build = _columns(other, len(columns))
+        columns += more
+        builders += build
+        its = _quoted(other._meta.db_table)
+        joins += (
+            f" JOIN {its} ON {its}.{_quoted(other._meta.pk.column)} = {table}.{_quoted(key.column)}"
+        )
+    where = _where(model, shape)
+    return f"SELECT {', '.join(columns)} FROM {table}{joins} WHERE {where}", builders
+
+
+def _columns(model: type[Model], start: int) -> tuple[list[str], list[Builder]]:
+    """Return a model's columns, and what builds it from a row that has them from ``start`` on."""
+    table = _quoted(model._meta.db_table)
+    fields = model._meta.concrete_fields
+    names = [field.attname for field in fields]
+    compiler = model._base_manager.all().query.get_compiler(connection=connection)
+    read = compiler.get_converters([field.get_col(model._meta.db_table) for field in fields])
+
+    def build(values: Sequence[Any]) -> Model:
+        mine = list(values[start : start + len(names)])
+        for place, (converters, column) in read.items():
+            for convert in converters:
+                mine[place] = convert(mine[place], column, connection)
+        return model.from_db(connection.alias, names, mine)
+
+    return [f"{table}.{_quoted(field.column)}" for field in fields], [build]
+
+
+@cache
+def _update(model: type[Model], names: Sequence[str], shape: _Shape) -> str:
+    sets = ", ".join(f"{_quoted(_field(model, name).column)} = %s" for name in names)
+    return f"UPDATE {_quoted(model._meta.db_table)} SET {sets} WHERE {_where(model, shape)}"
+
+
+@cache
+def _where(model: type[Model], shape: _Shape) -> str:
+    table = _quoted(model._meta.db_table)
+    return " AND ".join(
+        f"{table}.{_quoted(_field(model, name).column)} "
+        + ("= %s" if count is None else f"IN ({', '.join(['%s'] * count)})")
+        for name, count in shape
+    )
+
+
+def _shape_of(conditions: Conditions) -> _Shape:
+    return tuple(
+        (name, len(value) if isinstance(value, tuple) else None)
+        for name, value in conditions.items()
+    )
+
+
+def _adapted(model: type[Model], values: Mapping[str, Any]) -> list[Any]:
+    adapted: list[Any] = []
+    for name, value in values.items():
+        adapt = _field(model, name).get_db_prep_save
+        several = value if isinstance(value, tuple) else (value,)
+        adapted += [adapt(one, connection) for one in several]
+    return adapted
+
+
+@cache
+def _field(model: type[Model], name: str) -> "Field[Any, Any]":
+    field = model._meta.pk if name == "pk" else model._meta.get_field(name)
+    assert isinstance(field, Field)
+    return field
+
+
+def _quoted(name: str | None) -> str:
+    assert name is not None
+    return str(connection.ops.quote_name(name))
