@@ -22,7 +22,7 @@ for _module in ("follow", "housekeeping", "query", "reconcile", "requery"):
 def collect_seldom(**_: Any) -> None:
     """Let the garbage collector leave alone what stays, and not run within each long list."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(200_000, 20, 20)
 
 
 @setup_logging.connect

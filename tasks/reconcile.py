@@ -4,7 +4,6 @@ from celery import current_app, shared_task
 from django.db import DatabaseError
 from redis.exceptions import RedisError
 
-from proj.clock import now
 from proj.inventory import statements
 from proj.inventory.models import Query
 from proj.reconcile import answers
@@ -27,6 +26,6 @@ def reconcile_instance(*, cluster: str, instance: str, query: int) -> None:
     row = statements.find(Query, "cluster", "pass_of", pk=query)
     if row is None:
         return
-    decision = answers.reconcile(row, policy_of(row.cluster), tuning(), now)
+    decision = answers.reconcile(row, policy_of(row.cluster), tuning())
     if decision is not None and decision.action is Action.ASK:
         current_app.send_task("tasks.query.issue_jobs", kwargs={"cluster": cluster})

@@ -42,7 +42,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     """Show clusters, what waits for an operator, and what changed last."""
     at = now_or_here()
     found = standings(Cluster.objects.all(), at=at)
-    flapping = Instance.objects.filter(flapping_since__isnull=False).select_related("cluster")
+    flapping = Instance.objects.filter(flapping_since__isnull=False)
+    flapping = flapping.select_related("cluster").order_by("cluster__name", "name")
     latest = Transition.objects.select_related("instance__cluster")[:LATEST_CHANGES]
     rows = [_row(standing) for standing in found]
     return render(

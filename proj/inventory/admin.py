@@ -38,6 +38,7 @@ class RecordAdmin(ModelAdmin):
 @admin.register(Instance)
 class InstanceAdmin(RecordAdmin):
     list_display = ("name", "cluster", "status", "backend_status", "operation", "confirmed_at")
+    ordering = ("cluster__name", "name")
     list_filter = ("cluster", "status", "backend_status")
     search_fields = ("name",)
     list_select_related = ("cluster",)

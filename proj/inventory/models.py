@@ -151,7 +151,8 @@ class Instance(models.Model):
     )
 
     class Meta:
-        ordering = ("cluster__name", "name")
+        # By the key: by its name every statement would join, and lock, the cluster too.
+        ordering = ("cluster_id", "name")
         constraints = (
             models.UniqueConstraint("cluster", "name", name="instance_once_per_cluster"),
             models.CheckConstraint(

@@ -1,6 +1,5 @@
 """Reconcile one instance with the answer to a query: decide on it, apply it, end the query."""
 
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -14,22 +13,22 @@ from proj.reconcile.apply import Context, KeepsChanging, apply, weigh
 from proj.reconcile.decide import Absence, Action, Decision, Policy, Recorded, Rule
 from proj.reconcile.settings import Tuning
 
-Clock = Callable[[], datetime]
-
 EXPLAINED = (Rule.REMOVED, Rule.OPERATION_ENDED)
 """Rules that rest on a job of Ganeti's own: what it did on purpose is not held."""
 
 
-def reconcile(query: Query, policy: Policy, tuning: Tuning, now: Clock) -> Decision | None:
+def reconcile(query: Query, policy: Policy, tuning: Tuning) -> Decision | None:
     """Decide on a query's answer and apply it; a plan only keeps what it would change.
+
+    What is written is dated by the answer's arrival.
 
     Returns:
         The decision, or None when the query was reconciled already or its pass is held.
     """
-    if query.state != Query.State.ANSWERED or query.answer is None:
+    at = query.answered_at
+    if query.state != Query.State.ANSWERED or query.answer is None or at is None:
         return None
     seen = _seen_in(query.answer)
-    at = now()
     if query.pass_of.plan:
         decision = _plan(query, seen, policy)
     else:

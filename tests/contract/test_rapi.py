@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import JobReport, Misconfigured, Verdict
+from proj.backend import JobReport, Look, Misconfigured, Verdict
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection, connect
 from proj.ganeti.replies import LIST_FIELDS
-from proj.observation import JobEnd, Status
+from proj.observation import Interval, JobEnd, Status
 from proj.simulator.server import Simulator
 from tests.environment import until
 from tests.fixtures.lab import Lab
@@ -136,6 +136,24 @@ def test_the_list_holds_every_instance_with_every_field(rapi: Rapi) -> None:
         assert made_of.os == "noop"
         assert made_of.disks is not None
         assert made_of.nics is not None
+
+
+def test_a_list_that_is_as_it_was_is_told_by_its_time_alone(rapi: Rapi) -> None:
+    look = rapi.backend.look()
+    again = rapi.backend.look_unless(look.digest)
+    assert isinstance(again, Interval)
+    assert again.begins_after(look.interval)
+
+
+def test_a_list_that_is_not_the_known_one_is_read(rapi: Rapi) -> None:
+    known = rapi.backend.look().digest
+    rapi.crash(0)
+    try:
+        seen = rapi.backend.look_unless(known)
+    finally:
+        rapi.mend(0)
+    assert isinstance(seen, Look)
+    assert (seen.size, seen.digest == known) == (len(rapi.names), False)
 
 
 def test_a_query_answers_fields_and_rows_of_pairs(rapi: Rapi) -> None:

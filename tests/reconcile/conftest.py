@@ -258,7 +258,7 @@ class Engine:
         work(lambda query: answered.append(query.pk))
         for key in answered:
             query = Query.objects.select_related("cluster", "pass_of").get(pk=key)
-            answers.reconcile(query, self.policy, self.tuning, self.clock)
+            answers.reconcile(query, self.policy, self.tuning)
 
     def settle(self) -> None:
         """Go on until nothing is left to do."""

@@ -101,7 +101,7 @@ class World:
         engine = self.engine
         mine = Query.objects.select_related("cluster", "pass_of").filter(cluster=engine.cluster)
         for query in [*mine.filter(state="answered"), *mine.filter(state="done")][:3]:
-            answers.reconcile(query, engine.policy, engine.tuning, engine.clock)
+            answers.reconcile(query, engine.policy, engine.tuning)
 
     def wait(self, seconds: float) -> None:
         self.engine.clock.wait(seconds)

@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
                 ('cluster', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='instances', to='inventory.cluster')),
             ],
             options={
-                'ordering': ('cluster__name', 'name'),
+                'ordering': ('cluster_id', 'name'),
             },
         ),
         migrations.CreateModel(

@@ -22,7 +22,7 @@ class Command(PlainCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = Instance.objects.select_related("cluster")
+        found = Instance.objects.select_related("cluster").order_by("cluster__name", "name")
         if options["cluster"]:
             if not Cluster.objects.filter(name=options["cluster"]).exists():
                 refuse(f"no cluster {options['cluster']}: see manage.py cluster list")
