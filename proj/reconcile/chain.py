@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, F, Max, Min, Q
 
 from proj.backend import Backend, BackendError, Busy, JobReport, Misconfigured, Verdict
 from proj.inventory.models import Cluster, Pass, Query
@@ -71,15 +71,17 @@ def pause(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float | None:
         all=Count("pk"),
         ready=Count("pk", filter=Q(not_until=None) | Q(not_until__lte=at)),
         first=Min("not_until"),
+        newest=Max("submitted_at"),
     )
     if not left["all"]:
         return None
     if cluster.query_failures:
         return min(10.0, 0.5 * 2.0**cluster.query_failures)
     if left["ready"]:
-        return tuning.poll_interval
+        idle = (at - left["newest"]).total_seconds() if left["newest"] else 0.0
+        return min(tuning.poll_interval_max, max(tuning.poll_interval_min, idle / 8))
     wait: timedelta = left["first"] - at
-    return min(10.0, max(tuning.poll_interval, wait.total_seconds()))
+    return min(10.0, max(tuning.poll_interval_min, wait.total_seconds()))
 
 
 def take(cluster: Cluster, tuning: Tuning, *, at: datetime) -> datetime | None:

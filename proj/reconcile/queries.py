@@ -24,8 +24,7 @@ Chain = Callable[[Query], None]
 def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
     """Claim as many waiting queries as may be in flight, the urgent ones first.
 
-    One seat is kept for what is asked on demand, where there are several. The cluster's row is
-    locked meanwhile, so that two workers never exceed the bound.
+    The cluster's row is locked meanwhile, so that two workers never exceed the bound.
     """
     with transaction.atomic():
         bound = Cluster.objects.select_for_update().values_list("max_in_flight", flat=True)
@@ -40,8 +39,7 @@ def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
         waiting = mine.filter(ready, state=Query.State.PENDING).exclude(instance__in=busy)
         claimed: list[Query] = []
         for query in waiting.order_by("lane", "id")[: most * 4]:
-            kept = 1 if most > 1 and query.lane != Query.Lane.ON_DEMAND else 0
-            if len(claimed) + kept < free and query.instance not in busy:
+            if len(claimed) < free and query.instance not in busy:
                 claimed.append(query)
                 busy[query.instance] = query.by_name
         if claimed:

@@ -24,7 +24,10 @@ class Tuning:
     """A look reads the queue itself where the last reading is older."""
     chain_lease: float = 20.0
     """A chain of polls that has not said by then that it lives is taken for dead."""
-    poll_interval: float = 0.25
+    poll_interval_min: float = 0.1
+    """Between two polls of a chain whose last job has just been issued: Ganeti must not run dry."""
+    poll_interval_max: float = 2.0
+    """Between two polls while none ends and none is issued, as when all wait for a lock."""
     submit_timeout: float = 90.0
     """A query claimed this long ago without a job id was lost with its worker."""
     answer_timeout: float = 30.0

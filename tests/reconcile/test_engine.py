@@ -174,7 +174,7 @@ def test_never_more_jobs_in_flight_than_the_cluster_allows(ten: Engine) -> None:
     ten.look()
     ten.step()
     in_flight = Query.objects.filter(state__in=Query.IN_FLIGHT)
-    assert in_flight.count() == 2, "one seat is kept for what is asked on demand"
+    assert in_flight.count() == 3
     for name in ("vm7", "vm8", "vm9"):
         ten.ask(name)
     chain.submit_only(Stepper(ten.cluster, ten.backend, ten.tuning, ten.clock, lambda _: None))
@@ -188,6 +188,24 @@ def test_a_hundred_requests_for_one_instance_are_at_most_two_jobs(ten: Engine) -
     ten.settle()
     assert len(asked) == 2
     assert list(ten.backend.jobs.values())[10:] == ["vm3", "vm3"]
+
+
+def test_a_chain_polls_often_while_jobs_end_and_seldom_while_none_does(ten: Engine) -> None:
+    ten.backend.is_stuck = True
+    ten.ask("vm3")
+    ten.step()
+
+    def rest() -> float | None:
+        return chain.pause(ten.cluster, ten.tuning, at=ten.clock())
+
+    assert rest() == ten.tuning.poll_interval_min
+    ten.clock.wait(4)
+    assert rest() == pytest.approx(0.5, abs=0.01)
+    ten.clock.wait(100)
+    assert rest() == ten.tuning.poll_interval_max
+    ten.ask("vm4")
+    ten.step()
+    assert rest() == ten.tuning.poll_interval_min
 
 
 def test_on_demand_work_overtakes_the_rest(ten: Engine) -> None:
