@@ -46,9 +46,9 @@ def reconcile_tasks(folder: Path) -> list[Figure]:
     ]  # fmt: skip
 
 
-def do_nothing() -> None:
+def do_nothing(count: int = COUNT) -> None:
     """Have the worker run a task that it knows and that does nothing."""
-    for number in range(COUNT):
+    for number in range(count):
         app.send_task("celery.accumulate", args=(number,), queue="reconcile")
     until(is_idle, "the worker is idle", 120)
 

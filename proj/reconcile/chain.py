@@ -116,10 +116,12 @@ def _poll(it: Stepper, submitted: dict[int, Query]) -> None:
     }
     if not since:
         return
-    reports = {report.job_id: report for report in it.backend.poll(since)}
-    for job_id in since:
-        # A job that the answer leaves out is waited for like one that is open.
-        _take(it, submitted[job_id], reports.get(job_id, JobReport(job_id, Verdict.PENDING)))
+    told = {report.job_id: report for report in it.backend.poll(since)}
+    # A job that the answer leaves out is waited for like one that is open.
+    reports = [told.get(job_id, JobReport(job_id, Verdict.PENDING)) for job_id in since]
+    # Those that may need a request of their own come last: it may fail.
+    for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
+        _take(it, submitted[report.job_id], report)
 
 
 def _take(it: Stepper, query: Query, report: JobReport) -> None:
@@ -127,8 +129,8 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
     match report.verdict:
         case Verdict.PENDING:
             if query.deadline is not None and query.deadline < at:
-                it.backend.cancel(report.job_id)
                 queries.give_up(query, f"job {query.job_id} did not end in time", at=at)
+                it.backend.cancel(report.job_id)
         case Verdict.ANSWERED:
             mine = [seen for seen in report.observations if seen.instance == query.instance]
             if mine:
@@ -137,7 +139,13 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
                 problem = report.unreadable[0].problem if report.unreadable else "no such entry"
                 queries.give_up(query, f"job {query.job_id}: {problem}", at=at)
         case Verdict.ABSENT:
-            _ask_by_name(it, query)
+            try:
+                _ask_by_name(it, query)
+            except Busy:
+                raise
+            except BackendError as error:
+                queries.retry(query, it.tuning, str(error), at=it.now())
+                raise
         case Verdict.RETRY | Verdict.LOST:
             queries.retry(query, it.tuning, report.error or report.verdict, at=at)
         case Verdict.FAILED:
@@ -147,15 +155,18 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
 def _submit(it: Stepper) -> None:
     claimed = queries.claim(it.cluster, it.tuning, at=it.now())
     while claimed:
-        query = claimed[0]
+        query = claimed.pop(0)
         query.cluster = it.cluster
         try:
             _issue(it, query)
-        except BackendError:
+        except BackendError as error:
+            if query.by_name and not isinstance(error, Busy):
+                queries.retry(query, it.tuning, str(error), at=it.now())
+            else:
+                claimed.append(query)
             for unsent in claimed:
                 queries.put_back(unsent, at=it.now())
             raise
-        claimed.pop(0)
 
 
 def _issue(it: Stepper, query: Query) -> None:

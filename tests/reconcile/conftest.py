@@ -13,6 +13,7 @@ from proj.backend import (
     JobReport,
     Look,
     QueuedJob,
+    SaysNothing,
     TryAgain,
     Unreadable,
     Verdict,
@@ -62,6 +63,8 @@ class Memory:
     unreadable: list[Unreadable] = field(default_factory=list)
     is_down: bool = False
     is_stuck: bool = False
+    unaskable: set[str] = field(default_factory=set)
+    """Names about which a request of their own fails."""
     cancelled: list[int] = field(default_factory=list)
     looks: int = 0
     feeds: int = 0
@@ -151,6 +154,8 @@ class Memory:
         return True
 
     def exists(self, instance: str) -> bool:
+        if instance in self.unaskable:
+            raise SaysNothing("500 Internal Server Error")
         return instance in self.truth
 
     def _report(self, job_id: int, begun: datetime, evidence: Evidence) -> JobReport:

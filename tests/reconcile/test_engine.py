@@ -190,6 +190,32 @@ def test_a_hundred_requests_for_one_instance_are_at_most_two_jobs(ten: Engine) -
     assert list(ten.backend.jobs.values())[10:] == ["vm3", "vm3"]
 
 
+def test_an_instance_that_cannot_be_asked_by_name_holds_up_no_other(ten: Engine) -> None:
+    ten.backend.unaskable = {"vm0"}
+    ten.backend.truth["vm1"] = "ERROR_down"
+    del ten.backend.truth["vm0"]
+    for name in ("vm0", "vm1"):
+        ten.ask(name)
+    ten.step()
+    ten.step()
+    assert ten.recorded()["vm1"] == "STOPPED ERROR_down"
+    ten.settle()
+    given_up = Query.objects.get(instance="vm0", pass_of__kind=Pass.Kind.REQUERY)
+    assert (given_up.state, given_up.error) == (Query.State.FAILED, "500 Internal Server Error")
+
+
+def test_a_name_that_cannot_be_asked_for_holds_up_no_other(ten: Engine) -> None:
+    ten.backend.unaskable = {"vm0"}
+    asked = ten.ask("vm0")
+    Query.objects.filter(pass_of=asked).update(by_name=True)
+    ten.ask("vm1")
+    ten.step()
+    ten.step()
+    assert Query.objects.get(instance="vm1", lane=Query.Lane.ON_DEMAND).job_id is not None
+    waiting = Query.objects.get(pass_of=asked)
+    assert (waiting.state, waiting.attempts) == (Query.State.PENDING, 1)
+
+
 def test_a_chain_polls_often_while_jobs_end_and_seldom_while_none_does(ten: Engine) -> None:
     ten.backend.is_stuck = True
     ten.ask("vm3")
