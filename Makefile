@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly bench check format lock up lab lab-down
 BIN := .venv/bin
-# What touches no database is tested once.
-WITHOUT_DATABASE := tests/contract tests/ganeti tests/test_setup.py tests/test_environment.py
+# What touches no database, and what is slow because Ganeti is real, is tested once.
+WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py
 PROPERTIES := tests/reconcile/test_histories.py tests/reconcile/test_bad_input.py
 
 help: ## Show what there is
@@ -18,7 +18,7 @@ demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
 	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
 	  export TEST_LAB=var/test-lab; \
-	  $(BIN)/pytest -q --database=sqlite && \
+	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" && \
 	  $(BIN)/pytest -q --database=postgres $(WITHOUT_DATABASE:%=--ignore=%)
 
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table

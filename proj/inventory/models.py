@@ -223,6 +223,12 @@ class Pass(models.Model):
         default=list, help_text="what could not be read, is unknown to us or awaits proof"
     )
     planned = models.JSONField(default=list, help_text="the changes of a plan")
+    stopped = models.PositiveIntegerField(
+        default=0, help_text="instances that answers took from ACTIVE to STOPPED"
+    )
+    deleted = models.PositiveIntegerField(
+        default=0, help_text="instances that answers took to DELETED"
+    )
     error = models.TextField(blank=True)
     fingerprint = models.CharField(
         max_length=64, blank=True, help_text="of the mass change held, or let through"

@@ -48,6 +48,19 @@ def test_a_stable_look_costs_the_same_few_statements_at_any_size_and_writes_no_i
     assert all("inventory_cluster" in sql.split("SET")[0] for sql in writes)
 
 
+def test_a_change_that_the_brake_weighs_counts_no_rows() -> None:
+    engine = make_engine()
+    engine.backend.truth = {f"vm{number}": "running" for number in range(20)}
+    engine.run(Pass.Kind.ALL)
+    for number in range(6):
+        engine.backend.truth[f"vm{number}"] = "ERROR_down"
+    with CaptureQueriesContext(connection) as captured:
+        assert engine.run(Pass.Kind.ALL).outcome == "reconciled"
+    assert Pass.objects.latest("id").stopped == 6
+    said = [query["sql"] for query in captured.captured_queries]
+    assert not any("COUNT" in sql and "inventory_transition" in sql for sql in said)
+
+
 def test_a_stable_look_leaves_no_pass_behind() -> None:
     engine = stable(10)
     before = Pass.objects.count()
