@@ -18,7 +18,7 @@ class ClusterAdmin(ModelAdmin):
     list_display = ("name", "host", "port", "paused", "looked_not_after", "failures", "last_error")
     fields = (
         "name", "host", "port", "user", "password_source", "certificate", "insecure",
-        "unknown", "paused", "max_in_flight", "jobs_per_hour", "confirm_max_age",
+        "unknown", "paused", "max_in_flight", "max_requests", "jobs_per_hour", "confirm_max_age",
     )  # fmt: skip
 
 

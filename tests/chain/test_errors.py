@@ -79,6 +79,12 @@ def test_bad_input_to_cluster_add_is_refused(
     assert is_one_clear_line(manage(*adding(access | changes)), 2, *words)
 
 
+@pytest.mark.parametrize("number", ["0", "20"])
+def test_more_requests_than_rapi_serves_are_refused(access: dict[str, Any], number: str) -> None:
+    result = manage(*adding(access), "--max-requests", number)
+    assert is_one_clear_line(result, 2, "1 to 19")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -36,9 +36,14 @@ class Command(PlainCommand):
         trust.add_argument("--ca-file", type=Path, help="the certificate of RAPI, or its CA")
         trust.add_argument("--insecure", action="store_true")
         add.add_argument("--unknown", choices=("adopt", "report"), default="adopt")
-        add.add_argument("--max-in-flight", type=int, default=3)
-        add.add_argument("--jobs-per-hour", type=int, default=240)
-        add.add_argument("--confirm-hours", type=float, default=24.0)
+        add.add_argument("--max-in-flight", type=int, default=3, help="query jobs at once")
+        add.add_argument(
+            "--max-requests", type=int, default=4, help="requests to RAPI at once; it serves 20"
+        )
+        add.add_argument("--jobs-per-hour", type=int, default=240, help="for the audit")
+        add.add_argument(
+            "--confirm-hours", type=float, default=24.0, help="a job speaks for each this often"
+        )
         for action, text in (
             ("list", "show every cluster"),
             ("check", "talk to a cluster and say what is wrong"),
@@ -94,6 +99,7 @@ def _add(options: dict[str, Any]) -> str:
         insecure=options["insecure"],
         unknown=options["unknown"],
         max_in_flight=options["max_in_flight"],
+        max_requests=options["max_requests"],
         jobs_per_hour=options["jobs_per_hour"],
         confirm_max_age=timedelta(hours=options["confirm_hours"]),
     )
@@ -101,6 +107,8 @@ def _add(options: dict[str, Any]) -> str:
         refuse(f"{cluster.port} is no port: use 1 to 65535")
     if cluster.max_in_flight < 1:
         refuse("--max-in-flight must be at least 1")
+    if not 0 < cluster.max_requests < 20:
+        refuse("--max-requests must be 1 to 19: RAPI serves 20 clients and hangs the next")
     if Cluster.objects.filter(name=cluster.name).exists():
         refuse(f"a cluster {cluster.name} exists already: choose another name")
     try:
