@@ -144,7 +144,7 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
             except Busy:
                 raise
             except BackendError as error:
-                queries.retry(query, it.tuning, str(error), at=it.now())
+                queries.retry(query, it.tuning, str(error), at=it.now(), by_name=True)
                 raise
         case Verdict.RETRY | Verdict.LOST:
             queries.retry(query, it.tuning, report.error or report.verdict, at=at)
@@ -161,7 +161,7 @@ def _submit(it: Stepper) -> None:
             _issue(it, query)
         except BackendError as error:
             if query.by_name and not isinstance(error, Busy):
-                queries.retry(query, it.tuning, str(error), at=it.now())
+                queries.retry(query, it.tuning, str(error), at=it.now(), by_name=True)
             else:
                 claimed.append(query)
             for unsent in claimed:

@@ -70,16 +70,21 @@ def finish(query: Query, rule: Rule, *, changes: Sequence[dict[str, Any]] = ()) 
     statements.update(Query, values, pk=query.pk, state=Query.State.ANSWERED)
 
 
-def retry(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
-    """Ask again after a while, longer with each attempt; give up after too many."""
+def retry(query: Query, tuning: Tuning, error: str, *, at: datetime, by_name: bool = False) -> None:
+    """Ask again after a while, longer with each attempt; give up after too many.
+
+    A name that was asked for is asked for by a job the next time, unless ``by_name``.
+    """
     wait = passes.backoff(
         query.attempts + 1, base=tuning.retry_base, cap=tuning.retry_cap, jitter=random.random()
     )
+    Query.objects.filter(pk=query.pk).update(by_name=by_name)
     _again(query, tuning, error, at=at, not_until=at + wait)
 
 
 def ask_again(query: Query, tuning: Tuning, error: str, *, at: datetime) -> None:
-    """Ask again at once; give up after too many attempts."""
+    """Ask again at once, by a job; give up after too many attempts."""
+    Query.objects.filter(pk=query.pk).update(by_name=False)
     _again(query, tuning, error, at=at, not_until=None)
 
 
@@ -157,8 +162,6 @@ def _again(
     query: Query, tuning: Tuning, error: str, *, at: datetime, not_until: datetime | None
 ) -> None:
     query.attempts += 1
-    # A name that was asked for is asked for by a job the next time.
-    Query.objects.filter(pk=query.pk).update(by_name=False)
     if query.attempts >= tuning.query_attempts:
         give_up(query, error, at=at)
     else:

@@ -29,7 +29,7 @@ def test_a_name_is_not_asked_for_while_a_job_on_it_is_in_flight(world: World) ->
     assert world.recorded()[name] == "DELETED"
 
 
-def test_a_name_whose_request_failed_is_asked_for_at_the_next_step_and_holds_up_nobody(
+def test_a_name_whose_request_failed_is_asked_for_again_soon_and_holds_up_nobody(
     world: World,
 ) -> None:
     name, other = missing_twice(world), world.nth(1)
@@ -40,6 +40,7 @@ def test_a_name_whose_request_failed_is_asked_for_at_the_next_step_and_holds_up_
     world.engine.ask(other)
     for _ in range(2):
         world.engine.step()
+        world.engine.clock.wait(1)
     recorded = world.recorded()
     assert (recorded[name], recorded[other]) == ("DELETED", "STOPPED ERROR_down")
 
