@@ -52,11 +52,11 @@ class Body:
     The client parses whatever it is given, which costs it more than all the rest of a request.
     """
 
-    def __init__(self, known: str = "") -> None:
-        self._known = known
+    def __init__(self, known: str = "", meaning: str = "") -> None:
+        self._known, self._meaning = known, meaning.encode()
         self._chunks: list[bytes] = []
         self.digest = ""
-        """Of the whole body, as soon as it was delivered."""
+        """Of the body and the ``meaning`` it is read with, as soon as it was delivered."""
 
     @property
     def is_known(self) -> bool:
@@ -71,7 +71,9 @@ class Body:
         """Digest what has come, and hand it on unless it is known."""
         body = b"".join(self._chunks)
         self._chunks.clear()
-        self.digest = hashlib.blake2b(body, digest_size=32).hexdigest()
+        digest = hashlib.blake2b(body, digest_size=32)
+        digest.update(self._meaning)
+        self.digest = digest.hexdigest()
         if not self.is_known:
             write(body)
 

@@ -16,6 +16,7 @@ from proj.backend import JobReport, Look, Misconfigured, Verdict
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection, connect
 from proj.ganeti.replies import LIST_FIELDS
+from proj.ganeti.states import STATUS_OF_WORD
 from proj.observation import Interval, JobEnd, Status
 from proj.simulator.server import Simulator
 from tests.environment import until
@@ -154,6 +155,12 @@ def test_a_list_that_is_not_the_known_one_is_read(rapi: Rapi) -> None:
         rapi.mend(0)
     assert isinstance(seen, Look)
     assert (seen.size, seen.digest == known) == (len(rapi.names), False)
+
+
+def test_a_list_is_read_anew_where_a_word_has_another_meaning(rapi: Rapi) -> None:
+    known = rapi.backend.look().digest
+    other = GanetiBackend(rapi.connection(), clock, STATUS_OF_WORD | {"ERROR_down": Status.ERROR})
+    assert isinstance(other.look_unless(known), Look)
 
 
 def test_a_query_answers_fields_and_rows_of_pairs(rapi: Rapi) -> None:
