@@ -41,6 +41,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -67,6 +68,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
+# The few files there are come straight from the apps: there is nothing to collect.
+WHITENOISE_USE_FINDERS = True
 
 REDIS_URL = redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
 FLOWER_PORT = port("FLOWER_PORT", 5555)

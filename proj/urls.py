@@ -1,7 +1,6 @@
 """Where HTTP requests go."""
 
 from django.contrib import admin
-from django.contrib.staticfiles.views import serve
 from django.urls import path
 
 from proj.api import compute, v1
@@ -17,6 +16,4 @@ urlpatterns = [
     path("metrics", metrics, name="metrics"),
     path("healthz", healthz),
     path("readyz", readyz),
-    # A few small files of our own, the admin's and the API's: no second server is needed for them.
-    path("static/<path:path>", serve, {"insecure": True}),
 ]

@@ -79,6 +79,13 @@ def cluster(tmp_path: Path, web: Web) -> Iterator[Cluster]:
         yield simulator["sim1"]
 
 
+@pytest.mark.parametrize("path", ["dashboard/style.css", "dashboard/refresh.js"])
+def test_the_page_is_served_with_what_it_loads(processes: Processes, path: str) -> None:
+    web = Web(processes)
+    assert f"/static/{path}" in web.call("/")[1]
+    assert web.call(f"/static/{path}")[0] == 200
+
+
 def test_an_instance_is_reconciled_and_the_answer_says_where_to_look(
     web: Web, cluster: Cluster
 ) -> None:
