@@ -1,9 +1,10 @@
 """Look at clusters, issue query jobs and await them."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from celery import shared_task
+from celery import current_app, shared_task
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
@@ -98,16 +99,23 @@ def await_jobs(*, cluster: str, until: str) -> None:
         _advance(row, mine)
 
 
-def have_reconciled(query: Query) -> None:
-    """Reconcile the instance of a query as soon as its answer is committed."""
-    transaction.on_commit(
-        partial(
-            reconcile_instance.delay,
-            cluster=query.cluster.name,
-            instance=query.instance,
-            query=query.pk,
-        )
-    )
+def have_reconciled(answered: Sequence[Query]) -> None:
+    """Reconcile the instances of queries as soon as their answers are committed."""
+    transaction.on_commit(partial(_send_all, answered))
+
+
+def _send_all(answered: Sequence[Query]) -> None:
+    """Send a task for each, in one exchange with Redis; if it fails, the rows are sent again."""
+    with current_app.producer_or_acquire() as producer, producer.batch():
+        for query in answered:
+            reconcile_instance.apply_async(
+                kwargs={
+                    "cluster": query.cluster.name,
+                    "instance": query.instance,
+                    "query": query.pk,
+                },
+                producer=producer,
+            )
 
 
 def _stepper(row: Cluster) -> chain.Stepper:

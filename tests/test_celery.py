@@ -10,7 +10,11 @@ from celery.fixups.django import DjangoWorkerFixup
 
 from beat_schedule import schedule
 from proj.celery import app
+from proj.clock import server
+from proj.inventory.models import Query
+from tasks.query import have_reconciled
 from tests.commands import ROOT
+from tests.recorded import record_cluster, record_pass
 
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
@@ -46,3 +50,16 @@ def test_nobody_took_celery_or_redis_back_to_an_older_version(lock: Path, packag
     (pinned,) = re.findall(rf"(?m)^{package}==(\S+)", lock.read_text())
     assert version(package) == pinned
     assert int(pinned.split(".")[0]) >= {"celery": 5, "redis": 8, "kombu": 5}[package]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_answers_are_sent_on_though_redis_dropped_our_connection() -> None:
+    """As after a restart of Redis."""
+    cluster = record_cluster()
+    pass_of = record_pass(cluster, "reconciled")
+    answered = [Query(pk=key, cluster=cluster, pass_of=pass_of, instance="vm1") for key in (1, 2)]
+    have_reconciled(answered)
+    server().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    have_reconciled(answered)
+    assert server().llen("reconcile") == 4
+    server().delete("reconcile")

@@ -62,6 +62,23 @@ def update(model: type[Model], values: Mapping[str, Any], **conditions: Any) -> 
         return int(cursor.rowcount)
 
 
+def update_each(
+    model: type[Model], changes: Sequence[tuple[Mapping[str, Any], Conditions]]
+) -> None:
+    """Do several updates of one shape, in one exchange with the database.
+
+    Args:
+        model: of which table.
+        changes: for each update its values and its conditions.
+    """
+    values, conditions = changes[0]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            _update(model, tuple(values), _shape_of(conditions)),
+            [[*_adapted(model, them), *_adapted(model, where)] for them, where in changes],
+        )
+
+
 def insert(rows: Sequence[Model]) -> None:
     """Insert rows of one model, which learn nothing of their keys."""
     if not rows:

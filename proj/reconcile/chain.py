@@ -119,8 +119,18 @@ def _poll(it: Stepper, submitted: dict[int, Query]) -> None:
     told = {report.job_id: report for report in it.backend.poll(since)}
     # A job that the answer leaves out is waited for like one that is open.
     reports = [told.get(job_id, JobReport(job_id, Verdict.PENDING)) for job_id in since]
+    answers, others = [], []
+    for report in reports:
+        query = submitted[report.job_id]
+        seen = next((it for it in report.observations if it.instance == query.instance), None)
+        if report.verdict is Verdict.ANSWERED and seen is not None:
+            answers.append((query, seen.to_json()))
+        else:
+            others.append(report)
+    if answers:
+        queries.answered(answers, it.chain, at=it.now())
     # Those that may need a request of their own come last: it may fail.
-    for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
+    for report in sorted(others, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
         _take(it, submitted[report.job_id], report)
 
 
@@ -132,12 +142,8 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
                 queries.give_up(query, f"job {query.job_id} did not end in time", at=at)
                 it.backend.cancel(report.job_id)
         case Verdict.ANSWERED:
-            mine = [seen for seen in report.observations if seen.instance == query.instance]
-            if mine:
-                queries.answered(query, mine[0].to_json(), it.chain, at=at)
-            else:
-                problem = report.unreadable[0].problem if report.unreadable else "no such entry"
-                queries.give_up(query, f"job {query.job_id}: {problem}", at=at)
+            problem = report.unreadable[0].problem if report.unreadable else "no such entry"
+            queries.give_up(query, f"job {query.job_id}: {problem}", at=at)
         case Verdict.ABSENT:
             try:
                 _ask_by_name(it, query)
@@ -188,7 +194,7 @@ def _ask_by_name(it: Stepper, query: Query) -> None:
         return
     answered = it.now()
     answer = {"absent": [asked.isoformat(), answered.isoformat()]}
-    queries.answered(query, answer, it.chain, at=answered)
+    queries.answered([(query, answer)], it.chain, at=answered)
 
 
 def _request_failed(it: Stepper, error: BackendError) -> None:

@@ -199,8 +199,7 @@ def _harvest(cluster: Cluster, backend: Backend, policy: Policy, now: Clock, cha
                 if asked:
                     pass_of = _open_pass(cluster, at=now())
                     with transaction.atomic():
-                        for query in passes.answer(pass_of, asked, at=now()):
-                            chain(query)
+                        chain(passes.answer(pass_of, asked, at=now()))
                     is_open = True
         job.delete()
     return is_open

@@ -17,8 +17,8 @@ from proj.reconcile import passes
 from proj.reconcile.decide import Rule
 from proj.reconcile.settings import Tuning
 
-Chain = Callable[[Query], None]
-"""Called, once its answer is committed, with each query that is to be reconciled."""
+Chain = Callable[[Sequence[Query]], None]
+"""Called with queries that are to be reconciled as soon as their answers are committed."""
 
 
 def claim(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Query]:
@@ -57,11 +57,21 @@ def submitted(query: Query, job_id: int) -> None:
     statements.update(Query, values, pk=query.pk, state=Query.State.SUBMITTING)
 
 
-def answered(query: Query, answer: dict[str, Any], chain: Chain, *, at: datetime) -> None:
-    """Keep the answer, and have it reconciled; what was answered before stays as it is."""
-    values = {"state": Query.State.ANSWERED, "answer": answer, "answered_at": at}
-    if statements.update(Query, values, pk=query.pk, state=Query.IN_FLIGHT):
-        chain(query)
+def answered(
+    answers: Sequence[tuple[Query, dict[str, Any]]], chain: Chain, *, at: datetime
+) -> None:
+    """Keep the answers, and have them reconciled; what was answered before stays as it is."""
+    statements.update_each(
+        Query,
+        [
+            (
+                {"state": Query.State.ANSWERED, "answer": answer, "answered_at": at},
+                {"pk": query.pk, "state": Query.IN_FLIGHT},
+            )
+            for query, answer in answers
+        ],
+    )
+    chain([query for query, _ in answers])
 
 
 def finish(query: Query, rule: Rule, *, changes: Sequence[dict[str, Any]] = ()) -> None:
@@ -155,7 +165,7 @@ def recover(query: Query, tuning: Tuning, chain: Chain, *, at: datetime) -> None
         give_up(query, "its reconcile task fails: see the workers' logs", at=at)
     else:
         Query.objects.filter(pk=query.pk).update(answered_at=at, attempts=query.attempts + 1)
-        chain(query)
+        chain([query])
 
 
 def _again(

@@ -93,6 +93,25 @@ def test_a_row_that_does_not_meet_every_condition_stays_as_it_is(instance: Insta
     assert (missed, Instance.objects.get().status) == (0, instance.status)
 
 
+def test_each_of_several_rows_gets_its_own_values(query: Query) -> None:
+    pass_of, cluster = query.pass_of, query.cluster
+    others = [
+        Query.objects.create(cluster=cluster, pass_of=pass_of, instance=name, lane=query.lane)
+        for name in ("vm2", "vm3")
+    ]
+    statements.update_each(
+        Query,
+        [
+            ({"answer": {"number": number}, "answered_at": NOON}, {"pk": row.pk, "state": state})
+            for number, (row, state) in enumerate(
+                zip((query, *others), ("pending", "pending", "done"), strict=True)
+            )
+        ],
+    )
+    answers = dict(Query.objects.values_list("instance", "answer"))
+    assert answers == {"vm1": {"number": 0}, "vm2": {"number": 1}, "vm3": None}
+
+
 def test_rows_are_inserted_as_the_orm_inserts_them(instance: Instance) -> None:
     def made() -> list[Transition]:
         return [

@@ -26,6 +26,7 @@ from proj.reconcile import answers, chain, follow, look, passes
 from proj.reconcile.chain import Stepper
 from proj.reconcile.decide import Policy
 from proj.reconcile.leases import lease
+from proj.reconcile.queries import Chain
 from proj.reconcile.settings import Tuning
 
 
@@ -254,13 +255,13 @@ class Engine:
         chain.step(
             Stepper(
                 self.cluster, self.backend, self.tuning, self.clock,
-                lambda query: (lost if lost is not None else []).append(query.pk),
+                lambda told: (lost if lost is not None else []).extend(it.pk for it in told),
             )
         )  # fmt: skip
 
-    def _reconciling(self, work: Callable[[Callable[[Query], None]], object]) -> None:
+    def _reconciling(self, work: Callable[[Chain], object]) -> None:
         answered: list[int] = []
-        work(lambda query: answered.append(query.pk))
+        work(lambda told: answered.extend(query.pk for query in told))
         for key in answered:
             query = Query.objects.select_related("cluster", "pass_of").get(pk=key)
             answers.reconcile(query, self.policy, self.tuning)
