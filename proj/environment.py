@@ -117,6 +117,8 @@ def database(name: str, default: Path) -> dict[str, Any]:
             "timeout": 30,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
+    else:
+        found["OPTIONS"] = {"prepare_threshold": 2} | found.get("OPTIONS", {})
     return found
 
 

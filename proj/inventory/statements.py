@@ -6,11 +6,14 @@ shapes that every reconciled instance needs. A condition is an equality, or, whe
 given, one of its values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
+import psycopg
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Field, Model
 
 Row = TypeVar("Row", bound=Model)
@@ -29,7 +32,7 @@ def find(model: type[Row], *related: str, **conditions: Any) -> Row | None:
         conditions: by field; they must be such that one row at most meets them.
     """
     sql, builders = _select(model, related, _shape_of(conditions))
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(sql, _adapted(model, conditions))
         values = cursor.fetchone()
     if values is None:
@@ -44,7 +47,7 @@ def find(model: type[Row], *related: str, **conditions: Any) -> Row | None:
 def exists(model: type[Model], **conditions: Any) -> bool:
     """Return whether any row meets the conditions."""
     where = _where(model, _shape_of(conditions))
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(
             f"SELECT 1 FROM {_quoted(model._meta.db_table)} WHERE {where} LIMIT 1",
             _adapted(model, conditions),
@@ -54,7 +57,7 @@ def exists(model: type[Model], **conditions: Any) -> bool:
 
 def update(model: type[Model], values: Mapping[str, Any], **conditions: Any) -> int:
     """Set ``values`` in the rows that meet the conditions, and return how many do."""
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(
             _update(model, tuple(values), _shape_of(conditions)),
             [*_adapted(model, values), *_adapted(model, conditions)],
@@ -72,7 +75,7 @@ def update_each(
         changes: for each update its values and its conditions.
     """
     values, conditions = changes[0]
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.executemany(
             _update(model, tuple(values), _shape_of(conditions)),
             [[*_adapted(model, them), *_adapted(model, where)] for them, where in changes],
@@ -87,7 +90,7 @@ def insert(rows: Sequence[Model]) -> None:
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
     names = ", ".join(_quoted(field.column) for field in fields)
     each = f"({', '.join(['%s'] * len(fields))})"
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(
             f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
             f" VALUES {', '.join([each] * len(rows))}",
@@ -97,6 +100,18 @@ def insert(rows: Sequence[Model]) -> None:
                 for field in fields
             ],
         )
+
+
+@contextmanager
+def _cursor() -> Iterator[CursorWrapper]:
+    """Open a cursor whose statements PostgreSQL plans once a connection, and not at each use.
+
+    Django's own writes the parameters into the text, so that no two statements are alike.
+    """
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.cursor = psycopg.Cursor(connection.connection)
+        yield cursor
 
 
 Builder = Callable[[Sequence[Any]], Model]

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import Model
 from django.forms.models import model_to_dict
 
@@ -91,6 +92,20 @@ def test_values_are_written_as_the_orm_writes_them(instance: Instance) -> None:
 def test_a_row_that_does_not_meet_every_condition_stays_as_it_is(instance: Instance) -> None:
     missed = statements.update(Instance, {"status": "ERROR"}, pk=instance.pk, version=77)
     assert (missed, Instance.objects.get().status) == (0, instance.status)
+
+
+def test_postgresql_plans_a_statement_once(cluster: Cluster, query: Query) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite keeps no plans")
+    for _ in range(4):
+        statements.find(Query, "cluster", pk=query.pk)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT max(generic_plans + custom_plans) FROM pg_prepared_statements"
+            " WHERE statement LIKE '%%inventory_query%%'"
+        )
+        (uses,) = cursor.fetchone()
+    assert uses >= 2
 
 
 def test_each_of_several_rows_gets_its_own_values(query: Query) -> None:
