@@ -118,7 +118,9 @@ def database(name: str, default: Path) -> dict[str, Any]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
     else:
-        found["OPTIONS"] = {"prepare_threshold": 2} | found.get("OPTIONS", {})
+        options = found.setdefault("OPTIONS", {})
+        uses = str(options.get("prepare_threshold", 2))
+        options["prepare_threshold"] = int(uses) if uses.isdecimal() else None
     return found
 
 

@@ -13,6 +13,7 @@ from django.conf import settings
 
 import proj.cli.management.commands as found
 from proj.cli.base import PlainCommand
+from proj.environment import database
 from proj.inventory.models import Cluster, Pass
 from tests.commands import ROOT, Result, command, is_one_clear_line, manage
 from tests.environment import POSTGRES_PORT, free_port
@@ -179,3 +180,12 @@ def test_a_wrong_setting_is_named_with_what_to_write(setting: str, words: str) -
 def test_a_setting_at_its_limit_is_taken(setting: str) -> None:
     name, _, value = setting.partition("=")
     assert manage("check", **{name: value}).code == 0
+
+
+@pytest.mark.parametrize(("query", "threshold"), [("", 2), ("?prepare_threshold=none", None)])
+def test_an_operator_may_have_no_statement_prepared(
+    query: str, threshold: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgres://user@host/name{query}")
+    found = database("DATABASE_URL", Path("unused"))
+    assert found["OPTIONS"] == {"prepare_threshold": threshold}
