@@ -1,5 +1,7 @@
 """What a look costs, and how often there is one."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -28,23 +30,36 @@ def look_again(engine: Engine) -> None:
     engine.look()
 
 
-def statements(engine: Engine) -> list[str]:
-    """Return the statements of one look."""
+@contextmanager
+def kept() -> Iterator[list[str]]:
+    """Keep the text of every statement; Django's own capture has none of a prepared one."""
+    said: list[str] = []
+
+    def keep(execute: Callable[..., object], sql: str, *rest: object) -> object:
+        said.append(sql)
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(keep):
+        yield said
+
+
+def look_counting(engine: Engine) -> tuple[int, list[str]]:
+    """Take one look; return how often the database was addressed, and the statements."""
     engine.clock.wait(100)
     engine.follow()
     held_at = lease(engine.cluster.name, "look", 100, at=engine.clock())
-    with CaptureQueriesContext(connection) as captured, held_at as held:
+    with CaptureQueriesContext(connection) as captured, kept() as said, held_at as held:
         assert held is not None
         look.look_at(
             held, engine.backend, engine.policy, engine.tuning, engine.clock, lambda _: None
         )
-    return [query["sql"] for query in captured.captured_queries]
+    return len(captured), said
 
 
 def test_a_stable_look_costs_the_same_few_statements_at_any_size_and_writes_no_instance() -> None:
-    small, large = statements(stable(10)), statements(stable(100))
-    assert len(small) == len(large) <= 6
-    writes = [sql for sql in large if sql.startswith(("UPDATE", "INSERT", "DELETE"))]
+    (small, _), (large, said) = look_counting(stable(10)), look_counting(stable(100))
+    assert small == large <= 6
+    writes = [sql for sql in said if sql.startswith(("UPDATE", "INSERT", "DELETE"))]
     assert all("inventory_cluster" in sql.split("SET")[0] for sql in writes)
 
 
@@ -54,10 +69,10 @@ def test_a_change_that_the_brake_weighs_counts_no_rows() -> None:
     engine.run(Pass.Kind.ALL)
     for number in range(6):
         engine.backend.truth[f"vm{number}"] = "ERROR_down"
-    with CaptureQueriesContext(connection) as captured:
+    with kept() as said:
         assert engine.run(Pass.Kind.ALL).outcome == "reconciled"
     assert Pass.objects.latest("id").stopped == 6
-    said = [query["sql"] for query in captured.captured_queries]
+    assert any("inventory_transition" in sql for sql in said)
     assert not any("COUNT" in sql and "inventory_transition" in sql for sql in said)
 
 
