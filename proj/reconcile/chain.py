@@ -122,9 +122,9 @@ def _poll(it: Stepper, submitted: dict[int, Query]) -> None:
     answers, others = [], []
     for report in reports:
         query = submitted[report.job_id]
-        seen = next((it for it in report.observations if it.instance == query.instance), None)
-        if report.verdict is Verdict.ANSWERED and seen is not None:
-            answers.append((query, seen.to_json()))
+        mine = [seen for seen in report.observations if seen.instance == query.instance]
+        if report.verdict is Verdict.ANSWERED and mine:
+            answers.append((query, mine[0].to_json()))
         else:
             others.append(report)
     if answers:
