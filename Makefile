@@ -39,8 +39,8 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 lock: ## Pin the requirements anew
-	for set in base dev; do $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --no-header \
+	for set in base dev; do $(BIN)/pip-compile -q --generate-hashes --no-emit-options \
+	  --strip-extras --allow-unsafe --no-header \
 	  -o requirements/$$set.txt requirements/$$set.in || exit 1; done
 
 up: setup ## Run web, workers, beat and Flower against the clusters you added
