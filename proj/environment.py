@@ -120,7 +120,9 @@ def database(name: str, default: Path) -> dict[str, Any]:
     else:
         options = found.setdefault("OPTIONS", {})
         uses = str(options.get("prepare_threshold", 2))
-        options["prepare_threshold"] = int(uses) if uses.isdecimal() else None
+        if not (uses == "none" or uses.isdecimal()):
+            wrong(f"{name}: prepare_threshold is a number of uses, or none")
+        options["prepare_threshold"] = None if uses == "none" else int(uses)
     return found
 
 

@@ -142,6 +142,7 @@ def _take(it: Stepper, query: Query, report: JobReport) -> None:
                 queries.give_up(query, f"job {query.job_id} did not end in time", at=at)
                 it.backend.cancel(report.job_id)
         case Verdict.ANSWERED:
+            # It says nothing about the instance that was asked for.
             problem = report.unreadable[0].problem if report.unreadable else "no such entry"
             queries.give_up(query, f"job {query.job_id}: {problem}", at=at)
         case Verdict.ABSENT:

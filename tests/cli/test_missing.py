@@ -164,6 +164,7 @@ def test_a_name_that_no_instance_can_have_is_refused(name: str) -> None:
         ("DATABASE_URL=nonsense", "postgres://user@host/name or sqlite:///path"),
         ("DATABASE_URL=oracle://:s3cret@host/name", "postgres://user@host/name"),
         ("DATABASE_URL=postgres://:s3cret@host:port/name", "postgres://user@host/name"),
+        ("DATABASE_URL=postgres://host/name?prepare_threshold=no", "a number of uses, or none"),
         ("GANETI_STATUSES=ERROR_down", "write ERROR_down=ERROR"),
         ("GANETI_STATUSES=ERROR_down=BROKEN", "ACTIVE, BUILD"),
         ("VAR_DIR=/dev/null/var", "cannot make the folder /dev/null/var"),

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from proj.inventory.models import Cluster, Instance, Pass, Query
-from proj.reconcile import look, queries
+from proj.reconcile import look, passes, queries
 from proj.reconcile.leases import lease
 from tests.reconcile.conftest import Engine, make_engine
 
@@ -74,6 +74,19 @@ def test_a_change_that_the_brake_weighs_counts_no_rows() -> None:
     assert Pass.objects.latest("id").stopped == 6
     assert any("inventory_transition" in sql for sql in said)
     assert not any("COUNT" in sql and "inventory_transition" in sql for sql in said)
+
+
+def test_a_poll_keeps_all_answers_by_one_statement() -> None:
+    engine = make_engine()
+    engine.backend.truth = {f"vm{number}": "running" for number in range(3)}
+    passes.request(engine.cluster, kind=Pass.Kind.ALL, at=engine.clock())
+    engine.look()
+    engine.step()
+    assert Query.objects.filter(state=Query.State.SUBMITTED).count() == 3
+    with kept() as said:
+        engine.step_losing()
+    assert Query.objects.filter(state=Query.State.ANSWERED).count() == 3
+    assert sum('"answer" =' in sql for sql in said if sql.startswith("UPDATE")) == 1
 
 
 def test_a_stable_look_leaves_no_pass_behind() -> None:
