@@ -3,7 +3,7 @@
 BIN := .venv/bin
 # What touches no database, and what is slow because Ganeti is real, is tested once.
 WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py
-PROPERTIES := tests/reconcile/test_histories.py tests/reconcile/test_bad_input.py
+EXPLORED := tests/world
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,9 +24,9 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
 
-nightly: setup ## Run the property tests on 2,000 histories, on both databases
-	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=sqlite $(PROPERTIES)
-	HISTORIES=2000 $(BIN)/pytest -q --timeout=7200 --database=postgres $(PROPERTIES)
+nightly: setup ## Explore 5,000 histories and databases, on both databases
+	HISTORIES=5000 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
+	HISTORIES=5000 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

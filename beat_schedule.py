@@ -11,9 +11,9 @@ def schedule(beat_period: timedelta) -> dict[str, dict[str, Any]]:
     return {
         "look at the clusters that are due": {"task": "tasks.query.query_clusters", **each_beat},
         "follow their job queues": {"task": "tasks.follow.follow_clusters", **each_beat},
-        "forget old passes": {
-            "task": "tasks.housekeeping.prune_passes",
-            "schedule": 600.0,
-            "options": {"expires": 540.0},
+        "forget what is over": {
+            "task": "tasks.housekeeping.keep_house",
+            "schedule": 10.0,
+            "options": {"expires": 9.0},
         },
     }

@@ -7,6 +7,7 @@ from unittest.mock import patch
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from ganeti.rapi.client import GanetiRapiClient
+from proj.reconcile.leases import lease
 
 from bench.figures import Figure, interleaved, plot
 from bench.fleet import fleet
@@ -15,7 +16,6 @@ from proj.ganeti.client import connect
 from proj.ganeti.replies import LIST_FIELDS
 from proj.inventory.models import Cluster
 from proj.reconcile import look
-from proj.reconcile.leases import lease
 from proj.wiring import backend_of, connection_of, policy_of, tuning
 
 SIZES = (100, 500, 2_000, 5_000, 10_000, 20_000)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
-from proj.observation import Evidence, Interval, JobEnd, Observation
+from proj.observation import Evidence, Interval, Observation, Status
 
 
 class BackendError(Exception):
@@ -23,7 +23,7 @@ class TryAgain(BackendError):
 
 
 class Misconfigured(BackendError):
-    """Wrong address, password or certificate: only an operator can mend it."""
+    """Wrong address, password, certificate or rights: only an operator can mend it."""
 
 
 class Busy(TryAgain):
@@ -40,6 +40,20 @@ class Unreadable:
 
     instance: str | None
     problem: str
+    uuid: str | None = None
+
+
+class JobState(StrEnum):
+    """How far a job of the queue has come."""
+
+    QUEUED = "queued"
+    WAITING = "waiting"
+    """It wants locks that others hold; it has done nothing yet."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """In success, in error, canceled or dead: what it did is to be looked at."""
+    UNKNOWN = "unknown"
+    """The queue does not know it any more: impossible to tell what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,8 @@ class Work:
     instance: str
     operation: str
     """CREATE, REBOOT, REINSTALL, STARTUP, SHUTDOWN, MIGRATE, FAILOVER, REMOVE, ..."""
+    status: Status | None = None
+    """The API's word for an instance that this is done to, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +72,38 @@ class QueuedJob:
     """One job of the backend's queue, as far as it matters here."""
 
     job_id: int
-    has_started: bool
-    end: JobEnd | None
-    """None while it is open."""
+    state: JobState
     work: tuple[Work, ...] = ()
-    """The instances that it changes."""
+    """The instances that it changes; one that is renamed is named by both names."""
     is_query: bool = False
     """It reads instances, and its result tells what it read."""
+    is_ours: bool = False
+    """It bears our label."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still do something."""
+        return self.state in (JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
-    """What became of the queue since the last feed."""
+class Reading:
+    """One reading of the queue."""
 
     jobs: tuple[QueuedJob, ...]
-    """Every job that is new, and every one that was asked for by its id."""
-    newest: int
-    """The highest job id seen so far: the place from which the next feed goes on."""
+    """Every job above the place that was asked from, every one that was asked for by its id,
+    and, of a whole reading, every one that is open. By their ids, each once. One that was asked
+    for and is not known any more has the state UNKNOWN."""
     interval: Interval
+    highest: int | None = None
+    """Of a whole reading: the highest id that the queue has given, 0 for an empty one."""
+    unreadable: int = 0
+    """Rows of the queue that could not be read."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every open job is in it."""
+        return self.highest is not None
 
 
 @dataclass(frozen=True)
@@ -91,25 +121,24 @@ class Look:
     """How many records the list has."""
     digest: str
     """Equal for equal lists."""
-    prints: Callable[[], Sequence[tuple[str, int]]]
-    """For each record, in order: its name as far as it can be told, and a number that is equal
-    for equal records within one process."""
+    prints: Callable[[], Sequence[tuple[str, str | None, int]]]
+    """For each record, in order: name and uuid as far as they can be told ("" and None where
+    not), and a number that is equal for equal records within one process."""
     read: Callable[[Iterable[int]], Iterable[Observation | Unreadable]]
     """Read the records at these places."""
 
     @cached_property
-    def listed(self) -> tuple[Observation, ...]:
-        """Every instance of the list that could be read."""
-        return tuple(item for item in self._records if isinstance(item, Observation))
-
-    @cached_property
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Every record that could not."""
-        return tuple(item for item in self._records if isinstance(item, Unreadable))
-
-    @cached_property
-    def _records(self) -> tuple[Observation | Unreadable, ...]:
+    def records(self) -> tuple[Observation | Unreadable, ...]:
+        """Every record of the list."""
         return tuple(self.read(range(self.size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The one who answers to a name: Ganeti completes a name to one that begins with it."""
+
+    name: str
+    uuid: str | None
 
 
 class Verdict(StrEnum):
@@ -124,7 +153,7 @@ class Verdict(StrEnum):
     LOST = "lost"
     """The backend does not know the job any more: archived and purged, or a new master."""
     FAILED = "failed"
-    """Ended in an error that says nothing about the instance."""
+    """Ended in an error that says nothing about the instance, its node being down included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +182,11 @@ class Backend(Protocol):
         """Read all instances, unless the list has this digest: then tell only when it was read."""
         ...
 
-    def feed(self, after: int | None, known: Sequence[int]) -> Feed:
+    def read_queue(self, after: int | None, known: Sequence[int], *, whole: bool) -> Reading:
         """Read the jobs newer than ``after`` and those of ``known``, in one request.
 
-        Where ``after`` is None the feed begins: only what is open now is told.
-        One of ``known`` that the queue has lost is told with the end LOST.
+        Where it is to be ``whole``, every open job and the highest id too, by one more request.
+        Where ``after`` is None, nothing is read only because it is new.
         """
         ...
 
@@ -181,6 +210,6 @@ class Backend(Protocol):
         """Cancel a query job of ours that is stuck; False where this is not possible."""
         ...
 
-    def exists(self, instance: str) -> bool:
-        """Ask for this very name; False only on the backend's own "not found"."""
+    def find(self, instance: str) -> Found | None:
+        """Ask who answers to this name; None only on the backend's own "not found"."""
         ...

@@ -1,19 +1,28 @@
 """What is missing for the service to do its work, one line each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import Error, connection
-from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Max
+from django.db.models import Exists, F, Max, OuterRef, Q
 from redis.exceptions import RedisError
 
 from proj.clock import now
-from proj.inventory.models import Cluster
+from proj.inventory import schema
+from proj.inventory.fleet import held, is_queue_read
+from proj.inventory.models import Cluster, Instance, Question
+from proj.inventory.schema import Schema
+from proj.observation import Status
+from proj.reconcile import holds, rows, shown
 
 PERIODS = 5
 """A cluster's turn may be late by so many periods before beat is taken for dead."""
+FAILURES = 7
+"""So many readings in a row that failed, and were backed off from, take more than a minute."""
+EXAMINED = 1000
+NAMED = 5
+"""Instances that are late: so many are looked at, and so many named."""
 
 
 def problems() -> Iterator[str]:
@@ -29,20 +38,80 @@ def problems() -> Iterator[str]:
     except Error:
         yield "no answer from the database (DATABASE_URL)"
         return
-    if lacks_migrations():
+    found = schema.compare()
+    if found is Schema.BEHIND:
         yield "the database lacks migrations: manage.py migrate"
-    elif at is not None and _is_nobody_looking(at):
-        yield "no cluster was looked at when it was due: do beat and the worker `ganeti` run?"
+        return
+    if found is Schema.AHEAD:
+        yield "the database is of a later version than this code: install that version"
+        return
+    if at is not None:
+        if _is_nobody_looking(at):
+            yield "no cluster was looked at when it was due: do beat and the worker `ganeti` run?"
+        yield from _broken_promises(at)
 
 
-def lacks_migrations() -> bool:
-    """Whether the database has not the tables that this code needs.
+def _broken_promises(at: datetime) -> Iterator[str]:
+    """Yield a line for each cluster whose changes may be recorded later than is promised."""
+    bound = settings.PROOF_WITHIN + 2 * settings.LOOK_PERIOD
+    for cluster in Cluster.objects.filter(paused=False):
+        if _is_queue_unread(cluster, at):
+            yield f"{cluster.name}: its job queue could not be read: no bound holds for changes"
+    for name in _unasked(at - bound):
+        yield f"{name}: questions wait, and nobody asks them: does the worker `ganeti` run?"
+    late = Instance.objects.filter(
+        Q(differs_since__lt=at - 2 * bound) | Q(missing_first__lt=at - 2 * bound),
+        cluster__paused=False, cluster__failures=0, cluster__follow_failures=0,
+        epoch=F("cluster__epoch"),
+    ).exclude(status=Status.DELETED)  # fmt: skip
+    found = list(late.select_related("cluster").order_by("pk")[:EXAMINED])
+    for row in [it for it in found if it not in _excused(found, at)][:NAMED]:
+        since = min(filter(None, (row.differs_since, row.missing_first)))
+        yield f"{row}: what lists say since {since:%H:%M:%S} is not recorded yet"
 
-    Raises:
-        django.db.Error: the database does not answer.
+
+def _is_queue_unread(cluster: Cluster, at: datetime) -> bool:
+    """Whether its job queue was not read for PROOF_WITHIN; one that was just added is awaited."""
+    if cluster.read_not_after is not None:
+        return not is_queue_read(cluster, at=at)
+    looks = settings.PROOF_WITHIN / settings.LOOK_PERIOD_MIN
+    return cluster.follow_failures >= FAILURES or cluster.looks > max(1, looks)
+
+
+def _unasked(since: datetime) -> list[str]:
+    """Return the clusters with questions that wait since then, and whose turn to ask is overdue."""
+    waiting = Question.objects.filter(
+        Q(retry_at=None) | Q(retry_at__lt=since),
+        cluster=OuterRef("pk"), token="", epoch=OuterRef("epoch"), wanted_since__lt=since,
+    )  # fmt: skip
+    overdue = Cluster.objects.filter(
+        Q(next_ask_at=None) | Q(next_ask_at__lt=since), Q(asked_at=None) | Q(asked_at__lt=since),
+        paused=False, failures=0, follow_failures=0, ask_failures=0,
+    ).filter(Exists(waiting))  # fmt: skip
+    return list(overdue.values_list("name", flat=True))
+
+
+def _excused(found: Sequence[Instance], at: datetime) -> set[Instance]:
+    """Return those that wait by right: for a job, for an operator, or while a job gainsays lists.
+
+    By a constant number of statements.
     """
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    states = shown.task_states(found, at=at)
+    clusters = {row.cluster_id for row in found}
+    waiting = held(Cluster.objects.filter(pk__in=clusters)) if clusters else ()
+    keys = {(hold.cluster_id, it.key) for hold in waiting for it in holds.entries_of(hold)}
+    return {
+        row
+        for row in found
+        if states[row.pk]
+        or (row.cluster_id, rows.key_of(row)) in keys
+        or (row.missing_first is None and _is_disputed(row, at))
+    }
+
+
+def _is_disputed(row: Instance, at: datetime) -> bool:
+    differs = rows.differs_of(row.differs, at=at).values()
+    return all(it.acquittals or it.asleep_until for it in differs)
 
 
 def _is_nobody_looking(at: datetime) -> bool:

@@ -1,18 +1,10 @@
 """The vocabulary every room shares: API states, and what a backend said and when."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
-
-INSTANCE_NAME = r"^[A-Za-z0-9_.-]{1,255}$"
-
-
-def is_instance_name(text: str) -> bool:
-    """Whether an instance may have this name at all."""
-    return re.fullmatch(INSTANCE_NAME, text) is not None
 
 
 class Status(StrEnum):
@@ -22,8 +14,10 @@ class Status(StrEnum):
     BUILD = "BUILD"
     DELETED = "DELETED"
     ERROR = "ERROR"
+    HARD_REBOOT = "HARD_REBOOT"
     REBOOT = "REBOOT"
     REBUILD = "REBUILD"
+    RESIZE = "RESIZE"
     STOPPED = "STOPPED"
     UNKNOWN = "UNKNOWN"
 
@@ -37,15 +31,6 @@ class Evidence(StrEnum):
     """The result of a query job of ours: read under the instance's lock, convicts."""
     FOREIGN_JOB = "foreign_job"
     """The result of a query job that somebody else issued: worth as much as ours."""
-
-
-class JobEnd(StrEnum):
-    """How a job that worked on an instance ended."""
-
-    SUCCESS = "success"
-    FAILED = "failed"
-    LOST = "lost"
-    """The queue does not know it any more: impossible to tell what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +47,16 @@ class Interval:
     def begins_after(self, other: "Interval") -> bool:
         """Whether this was read wholly after ``other``."""
         return self.not_before > other.not_after
+
+    def to_json(self) -> list[str]:
+        """Return plain JSON values that ``from_json`` reads back."""
+        return [self.not_before.isoformat(), self.not_after.isoformat()]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read what ``to_json`` wrote."""
+        begun, ended = value
+        return cls(datetime.fromisoformat(begun), datetime.fromisoformat(ended))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +82,16 @@ class Configuration:
     nodes: tuple[str, ...] | None = None
     """The primary node first, then the secondaries."""
     os: str | None = None
+    tags: tuple[str, ...] | None = None
+    """In order of the alphabet. Only a list tells them."""
+
+    def told(self) -> dict[str, Any]:
+        """Return the fields that the evidence tells."""
+        pairs = ((name, getattr(self, name)) for name in CONFIGURATION_FIELDS)
+        return {name: value for name, value in pairs if value is not None}
+
+
+CONFIGURATION_FIELDS = tuple(field.name for field in fields(Configuration))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Observation:
     """
 
     instance: str
+    """The name, whole."""
     status: Status | None
     backend_status: str | None
     """The backend's own word for the status."""
@@ -104,41 +110,46 @@ class Observation:
     evidence: Evidence
     interval: Interval
     job_id: int | None = None
+    uuid: str | None = None
+    """The instance's identity; None where the backend is too old to tell it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that ``from_json`` reads back."""
-        return asdict(self) | {
-            "interval": [
-                self.interval.not_before.isoformat(),
-                self.interval.not_after.isoformat(),
-            ]
-        }
+        return asdict(self) | {"interval": self.interval.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        configuration = dict(value["configuration"])
-        nics = configuration["nics"]
-        not_before, not_after = value["interval"]
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it was written by nobody we know.
+        """
+        configuration = {
+            name: of_json(name, value["configuration"].get(name)) for name in CONFIGURATION_FIELDS
+        }
         return cls(
             instance=value["instance"],
             status=None if value["status"] is None else Status(value["status"]),
             backend_status=value["backend_status"],
-            configuration=Configuration(
-                memory=configuration["memory"],
-                vcpus=configuration["vcpus"],
-                disks=_tuple(configuration["disks"]),
-                nics=None if nics is None else tuple(Nic(**nic) for nic in nics),
-                nodes=_tuple(configuration["nodes"]),
-                os=configuration["os"],
-            ),
+            configuration=Configuration(**configuration),
             evidence=Evidence(value["evidence"]),
-            interval=Interval(
-                datetime.fromisoformat(not_before), datetime.fromisoformat(not_after)
-            ),
+            interval=Interval.from_json(value["interval"]),
             job_id=value["job_id"],
+            uuid=value["uuid"],
         )
 
 
-def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
+def of_json(field: str, value: Any) -> Any:
+    """Read a field of the configuration as JSON keeps it: lists as tuples, objects as NICs."""
+    if not isinstance(value, list):
+        return value
+    if field == "nics":
+        return tuple(Nic(**nic) for nic in value)
+    return tuple(value)
+
+
+def to_json(value: Any) -> Any:
+    """Return a field of an observation as JSON keeps it: tuples as lists, NICs as objects."""
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return asdict(value) if isinstance(value, Nic) else value

@@ -84,8 +84,10 @@ FOLLOW_PERIOD = seconds("FOLLOW_PERIOD", 1.5)
 BEAT_PERIOD = seconds("BEAT_PERIOD", 1)
 """How often beat asks which clusters are due."""
 KEEP = timedelta(days=number("KEEP_DAYS", 14, unit="days"))
-"""How long passes and their queries are kept; transitions are kept for ever."""
+"""How long closed requests are kept; transitions are kept for ever."""
 GANETI_STATUSES = statuses("GANETI_STATUSES")
 """Words of Ganeti's that are to mean another status than by default."""
 GONE_AFTER = seconds("GONE_AFTER", 10, zero=True)
 """The least time between the two lists that prove an instance gone."""
+PROOF_WITHIN = seconds("PROOF_WITHIN", 60)
+"""Where no job could prove a change for so long, lists that agree settle it."""

@@ -1,7 +1,6 @@
 """Which backend and which numbers a cluster is reconciled with."""
 
 import os
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +10,12 @@ from proj.backend import Backend, Misconfigured
 from proj.clock import now
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
-from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
-from proj.gate import seat
+from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.inventory.models import Cluster, UnknownPolicy
+from proj.reconcile.context import Context
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
+from proj.semaphore import hold
 
 
 def tuning() -> Tuning:
@@ -24,17 +24,25 @@ def tuning() -> Tuning:
         look_period=settings.LOOK_PERIOD.total_seconds(),
         look_period_min=settings.LOOK_PERIOD_MIN.total_seconds(),
         follow_period=settings.FOLLOW_PERIOD.total_seconds(),
-        feed_max_age=max(5.0, 2 * settings.FOLLOW_PERIOD.total_seconds()),
         gone_after=settings.GONE_AFTER.total_seconds(),
+        proof_within=settings.PROOF_WITHIN.total_seconds(),
     )
+
+
+def context() -> Context:
+    """Return what every turn works with."""
+    return Context(backend_of, policy_of, tuning(), now)
 
 
 def policy_of(cluster: Cluster) -> Policy:
     """Return the rules by which instances of ``cluster`` are decided."""
     return Policy(
         adopt=cluster.unknown == UnknownPolicy.ADOPT,
-        gone_after=timedelta(seconds=tuning().gone_after),
+        proof_within=settings.PROOF_WITHIN,
+        gone_after=settings.GONE_AFTER,
+        doubt=max(settings.LOOK_PERIOD, settings.PROOF_WITHIN),
         list_only=LIST_ONLY,
+        ends_only=ENDS_ONLY,
         job_blind=JOB_BLIND,
     )
 
@@ -46,7 +54,7 @@ def backend_of(cluster: Cluster) -> Backend:
         Misconfigured: the password cannot be read.
     """
     statuses = {**STATUS_OF_WORD, **settings.GANETI_STATUSES}
-    gate = partial(seat, cluster.name, cluster.max_requests)
+    gate = partial(hold, cluster.name, cluster.max_requests)
     return GanetiBackend(connection_of(cluster), now, statuses, gate)
 
 

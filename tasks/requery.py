@@ -8,8 +8,8 @@ from redis.exceptions import RedisError
 
 from proj.clock import now
 from proj.inventory.models import Cluster
-from proj.observation import is_instance_name
-from proj.reconcile import passes
+from proj.reconcile import requests
+from proj.wiring import tuning
 from tasks.query import issue_jobs
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,11 @@ def requery(*, cluster: str, instance: str) -> None:
     Asked a hundred times at once, it runs at most twice.
     """
     row = Cluster.objects.filter(name=cluster).first()
-    if row is None or not is_instance_name(instance):
-        logger.warning("asked to requery %r in %r: there is no such thing", instance, cluster)
+    try:
+        if row is None:
+            raise ValueError("no such cluster")
+        requests.request_instance(row, instance, tuning=tuning(), at=now())
+    except (ValueError, requests.TooMany) as refused:
+        logger.warning("asked to requery %r in %r: %s", instance, cluster, refused)
         return
-    passes.request_instance(row, instance, at=now())
     issue_jobs.delay(cluster=cluster)

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from proj.clock import now
-from proj.inventory.models import Cluster, Instance, Pass, Transition
+from proj.inventory.models import Cluster, Hold, Instance, Job, Request, Transition
 
 
 def record_cluster(name: str = "alpha", **values: Any) -> Cluster:
@@ -20,6 +20,8 @@ def record_cluster(name: str = "alpha", **values: Any) -> Cluster:
             "confirm_max_age": timedelta(hours=24),
             "looked_not_before": at - timedelta(seconds=11),
             "looked_not_after": at - timedelta(seconds=10),
+            "read_not_before": at - timedelta(seconds=2),
+            "read_not_after": at - timedelta(seconds=1),
             "next_look_at": at + timedelta(seconds=50),
             **values,
         }
@@ -35,6 +37,7 @@ def record_instance(cluster: Cluster, name: str, **values: Any) -> Instance:
             "name": name,
             "status": "ACTIVE",
             "backend_status": "running",
+            "created_at": then,
             "observed_not_before": then,
             "observed_not_after": then,
             "confirmed_at": then,
@@ -53,7 +56,7 @@ def record_change(instance: Instance, at: datetime, **values: Any) -> Transition
             "after": "STOPPED",
             "backend_status": "ADMIN_down",
             "rule": "job-convicts",
-            "source": "sweep",
+            "source": "job",
             "job_id": 17,
             "at": at,
             **values,
@@ -61,9 +64,9 @@ def record_change(instance: Instance, at: datetime, **values: Any) -> Transition
     )
 
 
-def record_pass(cluster: Cluster, outcome: str, **values: Any) -> Pass:
-    """Record a pass over a cluster that was closed with ``outcome``."""
-    return Pass.objects.create(
+def record_request(cluster: Cluster, outcome: str, **values: Any) -> Request:
+    """Record a request over a cluster that was closed with ``outcome``."""
+    return Request.objects.create(
         **{
             "cluster": cluster,
             "kind": "sweep",
@@ -76,11 +79,43 @@ def record_pass(cluster: Cluster, outcome: str, **values: Any) -> Pass:
     )
 
 
+def record_job(cluster: Cluster, name: str, operation: str, **values: Any) -> Job:
+    """Record that a job of Ganeti's works on an instance."""
+    at = now()
+    return Job.objects.create(
+        **{
+            "cluster": cluster,
+            "job_id": Job.objects.count() + 1,
+            "state": "running",
+            "work": [[name, operation, None]],
+            "names": [name],
+            "seen_first": at,
+            "seen_last": at,
+            **values,
+        }
+    )
+
+
+def record_hold(cluster: Cluster, *names: str, **values: Any) -> Hold:
+    """Record that instances would become DELETED, and wait for an operator."""
+    return Hold.objects.create(
+        **{
+            "cluster": cluster,
+            "digest": "f" * 64,
+            "entries": [[name, name, "ACTIVE", "DELETED"] for name in names],
+            "reason": f"{len(names)} of 10 instances would become DELETED",
+            "since": now(),
+            "seen_at": now(),
+            **values,
+        }
+    )
+
+
 def record_fleet(clusters: int, instances: int) -> None:
     """Record clusters with everything that a page can show of them."""
     for number in range(clusters):
         cluster = record_cluster(f"c{number}")
-        record_pass(cluster, "held", error="6 of 10 instances would become DELETED")
+        record_hold(cluster, "vm0", "vm1")
         for index in range(instances):
             instance = record_instance(cluster, f"vm{index}", flapping_since=now())
             record_change(instance, now())

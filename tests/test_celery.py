@@ -11,8 +11,8 @@ from celery.fixups.django import DjangoWorkerFixup
 from beat_schedule import schedule
 from proj.celery import app
 from proj.clock import server
-from proj.inventory.models import Cluster, Query
-from tasks.query import have_reconciled
+from proj.reconcile.ask import Answered, Step
+from tasks.query import _go_on
 from tests.commands import ROOT
 
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -54,10 +54,10 @@ def test_nobody_took_celery_or_redis_back_to_an_older_version(lock: Path, packag
 @pytest.mark.django_db(transaction=True)
 def test_answers_are_sent_on_though_redis_dropped_our_connection() -> None:
     """As after a restart of Redis."""
-    answered = [Query(pk=key, cluster=Cluster(name="alpha"), instance="vm1") for key in (1, 2)]
-    have_reconciled(answered)
+    step = Step([Answered(key, "vm1") for key in (1, 2)])
+    _go_on("alpha", step)
     server().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    have_reconciled(answered)
+    _go_on("alpha", step)
     sent = server().llen("reconcile")
     server().delete("reconcile")
     assert sent == 4

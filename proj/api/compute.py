@@ -1,8 +1,9 @@
 """OpenStack's list of servers, read-only, for clients that speak OpenStack Compute."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -14,21 +15,25 @@ from pydantic import Field
 from proj.api.auth import Bearer, XAuthToken
 from proj.api.errors import answer_plainly
 from proj.api.find import page, same_with
+from proj.clock import now_or_here
 from proj.inventory.models import Instance
-from proj.observation import INSTANCE_NAME, Status
+from proj.names import INSTANCE_NAME
+from proj.observation import Status
+from proj.reconcile import shown
+from proj.reconcile.record import OLDEST
 
-Show = Callable[[HttpRequest, Instance], dict[str, Any]]
-
-IDS = UUID("8a0c3f52-6f0b-5d0e-9b53-0f2a4c1d7e66")
-"""The namespace of the servers' ids: never to be changed."""
+States = Mapping[int, str | None]
+Show = Callable[[HttpRequest, Instance, States], dict[str, Any]]
 
 VM_STATES = {
     Status.ACTIVE: "active",
     Status.BUILD: "building",
     Status.DELETED: "deleted",
     Status.ERROR: "error",
+    Status.HARD_REBOOT: "active",
     Status.REBOOT: "active",
     Status.REBUILD: "active",
+    Status.RESIZE: "active",
     Status.STOPPED: "stopped",
 }
 """Nova's word beside the status; Nova has none for UNKNOWN."""
@@ -42,7 +47,13 @@ TASK_STATES = {
     "MIGRATE": "migrating",
     "FAILOVER": "migrating",
     "REMOVE": "deleting",
+    "MOVE": "migrating",
+    "CHANGE_GROUP": "migrating",
+    "MULTI_ALLOC": "spawning",
+    "SET_PARAMS": "resize_finish",
+    "GROW_DISK": "resize_finish",
 }
+"""Nova's word for an operation; one that Nova has not is told by its own name."""
 
 api = NinjaAPI(
     title="Servers",
@@ -93,27 +104,25 @@ def list_servers_in_detail(request: HttpRequest, wanted: Query[Wanted]) -> dict[
 @api.get("/servers/{uuid:server}")
 def read_server(request: HttpRequest, server: UUID) -> dict[str, Any]:
     """Show one server, also one that is gone."""
-    place = _place(server)
-    if place is None:
+    found = _server(server)
+    if found is None:
         raise HttpError(404, f"Instance {server} could not be found.")
-    cluster, name = place
-    found = Instance.objects.select_related("cluster").get(cluster__name=cluster, name=name)
-    return {"server": _detailed(request, found)}
+    return {"server": _detailed(request, found, _task_states([found]))}
 
 
-def id_of(cluster: str, name: str) -> UUID:
-    """Return a server's id: the same for the same name in the same cluster, for ever."""
-    return uuid5(IDS, f"{cluster}/{name}")
+def _server(server: UUID) -> Instance | None:
+    """Return whom an id means: of a cluster that was added twice, the one that lives."""
+    found = Instance.objects.select_related("cluster").filter(api_id=server).order_by("pk")
+    living = [it for it in found if it.status != Status.DELETED]
+    return next(iter([*living, *found]), None)
 
 
-def _place(server: UUID) -> tuple[str, str] | None:
-    """Return cluster and name of a server. An id tells neither, so that all are tried."""
-    places = Instance.objects.order_by().values_list("cluster__name", "name")
-    return next((place for place in places if id_of(*place) == server), None)
+def _task_states(instances: Sequence[Instance]) -> States:
+    return shown.task_states(instances, at=now_or_here())
 
 
 def _wanted(wanted: Wanted) -> QuerySet[Instance]:
-    rows = Instance.objects.select_related("cluster").order_by("cluster__name", "name")
+    rows = Instance.objects.select_related("cluster").order_by("cluster__name", "name", "pk")
     if wanted.status is None:
         rows = rows.exclude(status=Status.DELETED)
     else:
@@ -121,37 +130,45 @@ def _wanted(wanted: Wanted) -> QuerySet[Instance]:
     if wanted.name is not None:
         rows = rows.filter(name__icontains=wanted.name)
     if wanted.marker is not None:
-        place = _place(wanted.marker)
-        if place is None:
+        last = _server(wanted.marker)
+        if last is None:
             raise HttpError(400, f"marker [{wanted.marker}] not found")
-        cluster, name = place
-        rows = rows.filter(Q(cluster__name__gt=cluster) | Q(cluster__name=cluster, name__gt=name))
+        cluster, name = last.cluster.name, last.name
+        rows = rows.filter(
+            Q(cluster__name__gt=cluster)
+            | Q(cluster__name=cluster, name__gt=name)
+            | Q(cluster__name=cluster, name=name, pk__gt=last.pk)
+        )
     return rows
 
 
 def _page(request: HttpRequest, wanted: Wanted, show: Show) -> dict[str, Any]:
     found, is_more = page(_wanted(wanted), wanted.limit)
-    servers = [show(request, instance) for instance in found]
+    states = _task_states(found) if show is _detailed else {}
+    servers = [show(request, instance, states) for instance in found]
     if not is_more:
         return {"servers": servers}
     next_page = same_with(request, marker=servers[-1]["id"])
     return {"servers": servers, "servers_links": [{"rel": "next", "href": next_page}]}
 
 
-def _named(request: HttpRequest, instance: Instance) -> dict[str, Any]:
-    server = id_of(instance.cluster.name, instance.name)
+def _named(request: HttpRequest, instance: Instance, _: States) -> dict[str, Any]:
+    server = instance.api_id
     url = reverse("compute:read_server", kwargs={"server": server})
     links = [{"rel": "self", "href": request.build_absolute_uri(url)}]
     return {"id": str(server), "name": instance.name, "links": links}
 
 
-def _detailed(request: HttpRequest, instance: Instance) -> dict[str, Any]:
-    task = instance.task_state
+def _detailed(request: HttpRequest, instance: Instance, states: States) -> dict[str, Any]:
+    task = states.get(instance.pk) or ""
+    is_hard = task == "REBOOT" and instance.status == Status.HARD_REBOOT
     disks = instance.disks
-    return _named(request, instance) | {
+    return _named(request, instance, states) | {
         "status": instance.status,
         "OS-EXT-STS:vm_state": VM_STATES.get(Status(instance.status)),
-        "OS-EXT-STS:task_state": TASK_STATES.get(task, task.lower()) or None,
+        "OS-EXT-STS:task_state": (
+            "rebooting_hard" if is_hard else TASK_STATES.get(task, task.lower()) or None
+        ),
         "OS-EXT-AZ:availability_zone": instance.cluster.name,
         "OS-EXT-SRV-ATTR:host": instance.nodes[0] if instance.nodes else None,
         "OS-EXT-SRV-ATTR:instance_name": instance.name,
@@ -162,8 +179,14 @@ def _detailed(request: HttpRequest, instance: Instance) -> dict[str, Any]:
             "disk": None if disks is None else sum(disks) // 1024,
         },
         "metadata": {"backend_status": instance.backend_status},
-        "updated": f"{instance.observed_not_after:%Y-%m-%dT%H:%M:%SZ}",
+        "updated": f"{_updated(instance):%Y-%m-%dT%H:%M:%SZ}",
     }
+
+
+def _updated(instance: Instance) -> datetime:
+    """Return when the state was read that is recorded; of another epoch, when it was first."""
+    observed = instance.observed_not_after
+    return observed if observed > OLDEST else instance.created_at
 
 
 def _addresses(nics: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -6,8 +6,10 @@ import kombu.exceptions
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
-from ninja.errors import AuthenticationError
+from ninja.errors import AuthenticationError, HttpError
 from redis.exceptions import RedisError
+
+TOO_MANY = 429
 
 Raised = Exception | type[Exception]
 
@@ -36,7 +38,15 @@ def answer_plainly(api: NinjaAPI) -> None:
         logger.warning("%s %s: %s", request.method, request.path, error)
         return api.create_response(request, {"detail": NO_DATABASE}, status=503)
 
+    def refused(request: HttpRequest, error: Raised) -> HttpResponse:
+        status = getattr(error, "status_code", 400)
+        response = api.create_response(request, {"detail": str(error)}, status=status)
+        if status == TOO_MANY:
+            response["Retry-After"] = "10"
+        return response
+
     api.add_exception_handler(AuthenticationError, refuse)
+    api.add_exception_handler(HttpError, refused)
     api.add_exception_handler(RedisError, no_redis)
     api.add_exception_handler(kombu.exceptions.OperationalError, no_redis)
     api.add_exception_handler(OperationalError, no_database)

@@ -7,6 +7,8 @@ from django.http import HttpRequest
 from ninja.errors import HttpError
 
 from proj.inventory.models import Cluster, Instance
+from proj.names import is_cluster_name
+from proj.reconcile.resolve import resolve_to_read
 
 Row = TypeVar("Row", bound=Model)
 
@@ -17,7 +19,7 @@ def cluster_named(name: str) -> Cluster:
     Raises:
         HttpError: 404, there is none.
     """
-    found = Cluster.objects.filter(name=name).first()
+    found = Cluster.objects.filter(name=name).first() if is_cluster_name(name) else None
     if found is None:
         raise HttpError(404, f"no cluster {name}")
     return found
@@ -29,11 +31,11 @@ def instance_named(cluster: str, name: str) -> Instance:
     Raises:
         HttpError: 404, one of the two is unknown.
     """
-    found = Instance.objects.select_related("cluster").filter(cluster__name=cluster, name=name)
-    instance = found.first()
+    row = cluster_named(cluster)
+    instance = resolve_to_read(row, name)
     if instance is None:
-        cluster_named(cluster)
         raise HttpError(404, f"no instance {name} is recorded in {cluster}")
+    instance.cluster = row
     return instance
 
 

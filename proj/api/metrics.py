@@ -14,8 +14,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proj.clock import now_or_here
-from proj.inventory.fleet import Standing, standings, transitions_since
-from proj.inventory.models import Cluster, Pass, Query
+from proj.inventory.fleet import OPEN, Standing, standings, transitions_since
+from proj.inventory.models import Cluster, Priority, Request
 from proj.observation import Status
 
 PREFIX = "reconciler_"
@@ -26,12 +26,12 @@ Number = Callable[[Standing], float | None]
 
 COUNTS: tuple[tuple[str, str, str, Sequence[str], Counts], ...] = (
     ("instances", "Instances recorded.", "status", tuple(Status), lambda it: it.statuses),
-    ("operations", "Instances with an operation under way.", "operation", (),
+    ("operations", "Open jobs that work on instances.", "operation", (),
      lambda it: it.operations),
-    ("passes", "Passes that are not closed.", "state", (Pass.State.REQUESTED, Pass.State.OPEN),
-     lambda it: it.passes),
-    ("queries", "Queries that are not finished.", "state", Query.UNFINISHED,
-     lambda it: it.queries),
+    ("questions", "Instances that wait for evidence.", "priority", tuple(Priority.labels),
+     lambda it: it.questions),
+    ("requests", "Requests that are open, and those of the last hour by outcome.", "outcome",
+     (OPEN, *Request.Outcome), lambda it: it.requests),
 )  # fmt: skip
 """Name, help, second label, the values that are always shown, and what to count."""
 
@@ -45,11 +45,28 @@ NUMBERS: tuple[tuple[str, str, Number], ...] = (
      lambda it: it.cluster.confirm_max_age.total_seconds()),
     ("audit_round_seconds", "What the budget of jobs needs to confirm every instance once.",
      lambda it: it.audit.hours * 3600),
-    ("passes_held", "Passes that wait for an operator's approval.",
-     lambda it: int(it.held is not None)),
+    ("oldest_question_age_seconds", "Since the oldest question was wanted.",
+     lambda it: _age(it, it.oldest_question)),
+    ("jobs_in_flight", "Query jobs of ours that Ganeti has not ended.", lambda it: it.open_jobs),
+    ("jobs_stuck", "Query jobs of ours that have been open for long.", lambda it: it.stuck),
+    ("holds", "Mass changes that wait for an operator's approval.", lambda it: len(it.held)),
+    ("set_aside", "Items that could not be read or written, and were forgotten.",
+     lambda it: it.cluster.set_aside),
+    ("epoch", "Raised when the clock jumps or the database is another.",
+     lambda it: it.cluster.epoch),
+    ("last_reading_age_seconds", "Since the job queue of the cluster was read.",
+     lambda it: _age(it, it.cluster.read_not_after)),
+    ("last_ask_age_seconds", "Since jobs were last issued or polled.",
+     lambda it: _age(it, it.cluster.asked_at)),
+    ("last_settle_age_seconds", "Since an answer was last settled.",
+     lambda it: _age(it, it.cluster.settled_at)),
     ("cluster_paused", "Whether an operator has paused the cluster.",
      lambda it: int(it.cluster.paused)),
-    ("cluster_failures", "Failed requests in a row.", lambda it: it.cluster.failures),
+    ("cluster_failures", "Looks that failed in a row.", lambda it: it.cluster.failures),
+    ("reading_failures", "Readings of the job queue that failed in a row.",
+     lambda it: it.cluster.follow_failures),
+    ("ask_failures", "Steps that issue and poll jobs that failed in a row.",
+     lambda it: it.cluster.ask_failures),
     ("last_look_age_seconds", "Since the last list of the cluster was read.",
      lambda it: _age(it, it.cluster.looked_not_after)),
 )  # fmt: skip
@@ -59,7 +76,7 @@ class Fleet(Collector):
     """How every cluster stands when it is asked for."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric, by six statements whatever the number of clusters."""
+        """Yield every metric, by a constant number of statements."""
         at = now_or_here()
         found = standings(Cluster.objects.all(), at=at)
         for name, text, label, always, counts_of in COUNTS:

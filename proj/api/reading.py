@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from django.db.models import Q
 from django.http import HttpRequest
 from ninja import Query, Router
 
@@ -11,6 +12,7 @@ from proj.api.schemas import (
     Changes,
     Cluster,
     Clusters,
+    Holds,
     InstanceName,
     Instances,
     InstanceState,
@@ -19,11 +21,14 @@ from proj.api.schemas import (
 )
 from proj.clock import now_or_here
 from proj.inventory import models
-from proj.inventory.fleet import standings
-from proj.observation import INSTANCE_NAME, Status
+from proj.inventory.fleet import held, standings
+from proj.names import INSTANCE_NAME
+from proj.observation import Status
+from proj.reconcile import holds, shown
 
 router = Router(tags=["what is recorded"])
-INSTANCE = "/clusters/{slug:cluster}/instances/{name}"
+CLUSTER = "/clusters/{cluster}"
+INSTANCE = CLUSTER + "/instances/{name}"
 
 
 @router.get("/clusters", response=Clusters)
@@ -33,7 +38,7 @@ def list_clusters(request: HttpRequest) -> Clusters:
     return Clusters(clusters=[Cluster.of(standing) for standing in found])
 
 
-@router.get("/clusters/{slug:cluster}", response={200: Cluster, 404: Problem})
+@router.get(CLUSTER, response={200: Cluster, 404: Problem})
 def read_cluster(request: HttpRequest, cluster: str) -> Cluster:
     """Show how one cluster stands."""
     row = cluster_named(cluster)
@@ -41,32 +46,60 @@ def read_cluster(request: HttpRequest, cluster: str) -> Cluster:
     return Cluster.of(standing)
 
 
-@router.get("/clusters/{slug:cluster}/instances", response={200: Instances, 404: Problem})
+@router.get(CLUSTER + "/instances", response={200: Instances, 404: Problem})
 def list_instances(
     request: HttpRequest,
     cluster: str,
     status: Status | None = None,
     limit: Limit = 100,
     after: Annotated[str, Query(pattern=INSTANCE_NAME)] | None = None,
+    after_row: Annotated[int, Query(ge=0, le=BIGINT)] | None = None,
 ) -> Instances:
-    """Show the instances of a cluster by name, those with ``status`` only, those ``after`` one."""
+    """Show the instances of a cluster by name, those with ``status`` only, those ``after`` one.
+
+    A name may have been used more than once; ``after_row`` tells its bearers apart.
+    """
     row = cluster_named(cluster)
-    rows = row.instances.select_related("cluster").order_by("name")
+    rows = row.instances.select_related("cluster").order_by("name", "pk")
     if status is not None:
         rows = rows.filter(status=status)
     if after is not None:
-        rows = rows.filter(name__gt=after)
+        bearers = Q() if after_row is None else Q(name=after, pk__gt=after_row)
+        rows = rows.filter(Q(name__gt=after) | bearers)
     found, is_more = page(rows, limit)
+    states = shown.task_states(found, at=now_or_here())
     return Instances(
-        instances=[InstanceState.of(instance) for instance in found],
-        next=same_with(request, after=found[-1].name) if is_more else None,
+        instances=[InstanceState.of(it, states.get(it.pk)) for it in found],
+        next=same_with(request, after=found[-1].name, after_row=found[-1].pk) if is_more else None,
     )
 
 
 @router.get(INSTANCE, response={200: InstanceState, 404: Problem})
 def read_instance(request: HttpRequest, cluster: str, name: InstanceName) -> InstanceState:
     """Show the last known state of an instance."""
-    return InstanceState.of(instance_named(cluster, name))
+    found = instance_named(cluster, name)
+    return InstanceState.of(found, shown.task_states([found], at=now_or_here()).get(found.pk))
+
+
+@router.get(CLUSTER + "/holds", response={200: Holds, 404: Problem}, by_alias=True)
+def list_holds(request: HttpRequest, cluster: str) -> dict[str, Any]:
+    """Show the mass changes of a cluster that wait for an operator."""
+    row = cluster_named(cluster)
+    return {"holds": [held_json(it) for it in held(models.Cluster.objects.filter(pk=row.pk))]}
+
+
+def held_json(hold: models.Hold) -> dict[str, Any]:
+    """Describe a hold."""
+    changes = [
+        {"instance": it.name, "from": it.before, "to": it.after} for it in holds.entries_of(hold)
+    ]
+    return {
+        "id": hold.pk,
+        "cluster": hold.cluster.name,
+        "reason": hold.reason,
+        "since": hold.since,
+        "changes": changes,
+    }
 
 
 @router.get(INSTANCE + "/transitions", response={200: Changes, 404: Problem}, by_alias=True)

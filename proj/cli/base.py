@@ -8,7 +8,8 @@ from django.db import Error, OperationalError, ProgrammingError
 from redis.exceptions import RedisError
 
 from proj.cli.output import refuse
-from proj.health import lacks_migrations
+from proj.inventory import schema
+from proj.inventory.schema import Schema
 
 
 class PlainCommand(BaseCommand):
@@ -27,7 +28,7 @@ class PlainCommand(BaseCommand):
 
 def _is_migrated(error: Error) -> bool:
     try:
-        return not lacks_migrations()
+        return schema.compare() is not Schema.BEHIND
     except Error:
         refuse(f"no answer from the database (DATABASE_URL): {_line(error)}")
 

@@ -1,28 +1,29 @@
-"""Wait for passes that the workers carry out."""
+"""Wait for requests that the workers carry out."""
 
 import time
 
 from rich.console import Console
 
-from proj.inventory.models import Pass
+from proj.inventory.models import Request
 
 FAILED = 1
-"""The exit code of a command whose pass failed, was held or did not end in time."""
+"""The exit code of a command whose request failed, was held or did not end in time."""
 
 POLL = 0.1
 
 
-def wait_for(requested: list[Pass], timeout: float, *, quiet: bool = True) -> list[Pass]:
-    """Wait until every pass is closed or ``timeout`` seconds are over; return them as they are."""
+def wait_for(requested: list[Request], timeout: float, *, quiet: bool = True) -> list[Request]:
+    """Wait until every request is closed or ``timeout`` seconds are over; return them all."""
     deadline = time.monotonic() + timeout
-    keys = [pass_of.pk for pass_of in requested]
+    keys = [request.pk for request in requested]
     console = Console(stderr=True, quiet=quiet)
     with console.status("") as status:
         while True:
-            found = list(Pass.objects.filter(pk__in=keys).select_related("cluster").order_by("id"))
-            left = [pass_of for pass_of in found if pass_of.state != Pass.State.CLOSED]
+            mine = Request.objects.filter(pk__in=keys).select_related("cluster")
+            found = list(mine.order_by("id"))
+            left = [request for request in found if request.state != Request.State.CLOSED]
             if not left or time.monotonic() > deadline:
                 return found
-            names = ", ".join(pass_of.cluster.name for pass_of in left)
+            names = ", ".join(sorted({request.cluster.name for request in left}))
             status.update(f"{len(found) - len(left)} of {len(found)} done; waiting for {names}")
             time.sleep(POLL)

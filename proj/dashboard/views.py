@@ -12,12 +12,14 @@ from proj.clock import now_or_here
 from proj.dashboard.words import age, events
 from proj.health import problems
 from proj.inventory.fleet import Standing, standings
-from proj.inventory.models import Cluster, Instance, Transition
+from proj.inventory.models import Cluster, Hold, Instance, Transition
 from proj.observation import Status
+from proj.reconcile.holds import entries_of
 
 LATEST_CHANGES = 100
 LATEST_EVENTS = 20
 FLAPPING = 50
+HELD = 20
 EXISTING = tuple(status for status in Status if status is not Status.DELETED)
 
 
@@ -54,12 +56,26 @@ def dashboard(request: HttpRequest) -> HttpResponse:
             "problems": list(problems()),
             "totals": _existing(sum((it.statuses for it in found), Counter())),
             "rows": sorted(rows, key=lambda row: row.is_in_order),
-            "held": [standing.held for standing in found if standing.held],
+            "held": [(hold, _held(hold)) for standing in found for hold in standing.held],
+            "bound": _bound(),
             "flapping": [(row, age(row.flapping_since, at)) for row in flapping[:FLAPPING]],
             "events": [(it, age(it.at, at)) for it in events(latest)[:LATEST_EVENTS]],
             "flower": f"http://{_host(request)}:{settings.FLOWER_PORT}/",
         },
     )
+
+
+def _held(hold: Hold) -> str:
+    """Name what a hold names, as far as a page can."""
+    entries = entries_of(hold)
+    names = ", ".join(f"{it.name} {it.before} → {it.after}" for it in entries[:HELD])
+    left = len(entries) - HELD
+    return f"{names} and {left} more" if left > 0 else names
+
+
+def _bound() -> int:
+    """Return the seconds within which a change is recorded, whatever is locked or refused."""
+    return round((settings.PROOF_WITHIN + 2 * settings.LOOK_PERIOD).total_seconds())
 
 
 def _row(standing: Standing) -> Row:
@@ -78,10 +94,12 @@ def _state(standing: Standing) -> str:
         return "paused"
     if standing.held:
         return "held"
-    if cluster.failures:
+    if cluster.is_failing:
         return "failing"
     if cluster.looked_not_after is None:
         return "not looked at yet"
+    if cluster.read_not_after is not None and not standing.is_queue_read:
+        return "job queue not read"
     return "in order"
 
 

@@ -1,22 +1,25 @@
 """A Ganeti cluster as a backend: look, query, poll. It reads and never acts."""
 
 import marshal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import Feed, JobReport, Look, QueuedJob, SaysNothing
+from proj.backend import Found, JobReport, JobState, Look, QueuedJob, Reading, SaysNothing
 from proj.ganeti import jobs, replies
 from proj.ganeti.client import PROBE_TIMEOUT, Body, Connection, WithholdingCurl, connect
-from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, sorted_errors
+from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED, sorted_errors
 from proj.ganeti.states import STATUS_OF_WORD
-from proj.observation import Evidence, Interval, JobEnd, Status
+from proj.ganeti.values import shown
+from proj.names import is_instance_name
+from proj.observation import Evidence, Interval, Status
 
-LABEL = "reconciliation"
-"""Ganeti counts a rate limit by its label: it must never change from job to job."""
+_MISSING = frozenset({NOT_FOUND, NOT_IMPLEMENTED})
+_REFUSED = _MISSING | {FORBIDDEN}
 
 
 class GanetiBackend:
@@ -52,67 +55,103 @@ class GanetiBackend:
         # An operator who gives a word another meaning has every list read anew.
         begun, body = self._clock(), Body(digest, meaning=str(sorted(self._statuses.items())))
         answer = self._call(
-            lambda client: client.Query("instance", list(replies.LIST_FIELDS)),
+            lambda client: _first_of(
+                _MISSING,
+                lambda: client.Query("instance", list(replies.LIST_FIELDS)),
+                lambda: client.GetInstances(bulk=True),
+            ),
             curl_factory=lambda: WithholdingCurl(body),
         )
         interval = Interval(begun, self._clock())
         if body.is_known:
             return interval
-        rows = self._rows(answer, "instance")
+        rows = self._rows(answer, "instance", replies.LIST_FIELDS)
         return Look(
             interval=interval,
             size=len(rows),
             digest=body.digest,
-            prints=lambda: [(replies.name_in(row), hash(marshal.dumps(row, 2))) for row in rows],
+            prints=lambda: [
+                (*replies.identity_in(row), hash(marshal.dumps(row, 2))) for row in rows
+            ],
             read=lambda places: replies.read_list(
                 [rows[place] for place in places], interval, self._statuses
             ),
         )
 
-    def feed(self, after: int | None, known: Sequence[int]) -> Feed:
-        """Read what is new in the queue; a second request asks for known jobs that are archived.
+    def read_queue(self, after: int | None, known: Sequence[int], *, whole: bool) -> Reading:
+        """Read the queue; one more request asks for known jobs that are archived.
 
-        Ganeti keeps the archive out of any query but one for nothing but ids.
+        Ganeti keeps the archive out of any query but one for nothing but ids. A known job whose
+        row cannot be read is UNKNOWN: what it does is impossible to tell as well.
         """
         begun = self._clock()
-        if after is None:
-            newest, rows = self._begin_feed()
-        else:
-            newest = after
-            rows = self._query("job", jobs.FEED_FIELDS, ["|", [">", "id", after], *_ids(known)])
-        with self._sorted():
-            found = {job.job_id: job for job in jobs.read_feed(rows)}
-        hidden = [job_id for job_id in known if job_id not in found]
+        # Asked for first: what is submitted in between has a higher id, and is new next time.
+        highest = self._highest() if whole else None
+        found = {job_id: QueuedJob(job_id, JobState.UNKNOWN) for job_id in known}
+        rows = self._part_of_queue(after, known, whole=whole)
+        listed = {jobs.id_in(row) for row in rows}
+        hidden = [job_id for job_id in known if job_id not in listed]
         if hidden:
-            rows = self._query("job", jobs.FEED_FIELDS, _any_of(hidden))
-            lost = {job_id: QueuedJob(job_id, True, JobEnd.LOST) for job_id in hidden}
-            with self._sorted():
-                found |= lost | {job.job_id: job for job in jobs.read_feed(rows)}
-        return Feed(
+            rows += self._query_jobs(jobs.FEED_FIELDS, hidden)
+        read, unreadable = jobs.read_queue(rows)
+        found |= {
+            job.job_id: job
+            for job in read
+            if job.job_id in found
+            or (after is not None and job.job_id > after)
+            or (whole and job.is_open)
+        }
+        return Reading(
             jobs=tuple(found[job_id] for job_id in sorted(found)),
-            newest=max([newest, *found]),
             interval=Interval(begun, self._clock()),
+            highest=highest,
+            unreadable=unreadable,
         )
 
-    def _begin_feed(self) -> tuple[int, list[Any]]:
+    def _highest(self) -> int:
         listed = self._call(lambda client: client.GetJobs())
         with self._sorted():
-            newest = max((replies.job_id_of(job) for job in listed), default=0)
-        still_open = ["|", *(["=", "status", word] for word in jobs.OPEN)]
-        return newest, self._query("job", jobs.FEED_FIELDS, still_open)
+            return max((replies.job_id_of(job) for job in listed), default=0)
+
+    def _part_of_queue(self, after: int | None, known: Sequence[int], *, whole: bool) -> list[Any]:
+        parts = _ids(known)
+        if after is not None:
+            parts.append([">", "id", after])
+        if whole:
+            parts += [["=", "status", word] for word in jobs.OPEN]
+        if not parts:
+            return []
+        fields = list(jobs.FEED_FIELDS)
+        answer = self._call(
+            lambda client: _first_of(
+                _REFUSED,
+                lambda: client.Query("job", fields, ["|", *parts]),
+                lambda: self._whole_queue(client),
+            )
+        )
+        return self._rows(answer, "job", fields)
+
+    def _whole_queue(self, client: Any) -> Any:
+        records = client.GetJobs(bulk=True)
+        if records and not any("status" in record for record in records):
+            raise SaysNothing(
+                f"{self._connection.name}: the Ganeti of {self._connection.where}"
+                " is too old to tell the states of its jobs"
+            )
+        return records
 
     def submit_query(self, instance: str, *, limit: int) -> int:
         """Issue OP_INSTANCE_QUERY_DATA for one instance."""
-        reason = f"rate-limit:{limit}:{LABEL}"
-        job_id = self._call(lambda client: client.GetInstanceInfo(instance, reason=reason))
+        name, reason = self._quoted(instance), f"rate-limit:{limit}:{jobs.LABEL}"
+        job_id = self._call(lambda client: client.GetInstanceInfo(name, reason=reason))
         with self._sorted():
             return replies.job_id_of(job_id)
 
     def poll(
         self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
     ) -> Sequence[JobReport]:
-        """Read all these jobs by one request."""
-        rows = self._query("job", jobs.JOB_FIELDS, _any_of(submitted))
+        """Read all these jobs by one request, or by one each where Ganeti has no such query."""
+        rows = self._query_jobs(jobs.JOB_FIELDS, submitted)
         answered = self._clock()
         with self._sorted():
             return list(jobs.reports_on(rows, submitted, answered, self._statuses, evidence))
@@ -131,25 +170,43 @@ class GanetiBackend:
 
         return bool(self._call(ask))
 
-    def exists(self, instance: str) -> bool:
-        """Ask for the very name; a 404 is the only "no"."""
+    def find(self, instance: str) -> Found | None:
+        """Ask for the name; a 404 is the only "no"."""
+        name = self._quoted(instance)
 
-        def ask(client: Any) -> bool:
+        def ask(client: Any) -> Found | None:
             try:
-                client.GetInstance(instance)
+                return replies.read_found(client.GetInstance(name))
             except GanetiApiError as error:
                 if error.code != NOT_FOUND:
                     raise
-                return False
-            return True
+                return None
 
-        return bool(self._call(ask))
+        found: Found | None = self._call(ask)
+        return found
 
-    def _query(self, what: str, fields: Sequence[str], qfilter: Any) -> list[Any]:
-        answer = self._call(lambda client: client.Query(what, list(fields), qfilter))
-        return self._rows(answer, what)
+    def _quoted(self, instance: str) -> str:
+        if not is_instance_name(instance):
+            raise SaysNothing(
+                f"{self._connection.name}: {shown(instance)} is no name of an instance:"
+                " nothing was asked"
+            )
+        return quote(instance, safe="")
 
-    def _rows(self, answer: Any, what: str) -> list[Any]:
+    def _query_jobs(self, fields: Sequence[str], job_ids: Iterable[int]) -> list[Any]:
+        answer = self._call(
+            lambda client: _first_of(
+                _REFUSED,
+                lambda: client.Query("job", list(fields), ["|", *_ids(job_ids)]),
+                lambda: [_job(client, job_id) for job_id in job_ids],
+            )
+        )
+        return self._rows(answer, "job", fields)
+
+    def _rows(self, answer: Any, what: str, fields: Sequence[str]) -> list[Any]:
+        """Return the rows of a query, or of a list in bulk that took its place."""
+        if isinstance(answer, list):
+            return replies.rows_of(answer, fields)
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise SaysNothing(
@@ -165,8 +222,27 @@ class GanetiBackend:
         return sorted_errors(self._connection.name, self._connection.where)
 
 
-def _any_of(job_ids: Iterable[int]) -> list[Any]:
-    return ["|", *_ids(job_ids)]
+def _first_of(codes: Container[int], query: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """Return the answer to the query, or to the other request where RAPI refuses it with these.
+
+    RAPI has /2/query since Ganeti 2.5, and lets readers use it since 2.7.
+    """
+    try:
+        return query()
+    except GanetiApiError as error:
+        if error.code not in codes:
+            raise
+        return otherwise()
+
+
+def _job(client: Any, job_id: int) -> Any:
+    """Return a job's record; one that an old Ganeti does not know has all but its id null."""
+    try:
+        return client.GetJobStatus(job_id)
+    except GanetiApiError as error:
+        if error.code != NOT_FOUND:
+            raise
+        return {"id": job_id}
 
 
 def _ids(job_ids: Iterable[int]) -> list[Any]:

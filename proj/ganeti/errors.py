@@ -8,20 +8,21 @@ import pycurl
 from ganeti.rapi.client import CertificateError, Error, GanetiApiError
 
 from proj.backend import BackendError, Misconfigured, SaysNothing, TryAgain
+from proj.ganeti.client import ANOTHER_HOST
 from proj.ganeti.values import printable
 
 FORBIDDEN = 403
 NOT_FOUND = 404
+NOT_IMPLEMENTED = 501
 
 _CERTIFICATE = frozenset(
     {pycurl.E_SSL_CACERT, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_PEER_FAILED_VERIFICATION}
 )
-_ANOTHER_HOST = "target host name"
-"""Curl's words for it; it has no code of its own."""
 _REFUSED = {
     400: "refuses the request as malformed",
     401: "refuses user or password",
-    403: "does not let this user read: give it the option read in its users file",
+    403: "does not let this user read: give it the option read in its users file,"
+    " or write before Ganeti 2.7",
 }
 
 
@@ -63,7 +64,7 @@ def _sorted(error: GanetiApiError, cluster: str, where: str) -> BackendError:
 
 
 def _wrong_certificate(error: Error, cluster: str, where: str) -> Misconfigured:
-    if _ANOTHER_HOST in str(error):
+    if ANOTHER_HOST in str(error):
         return Misconfigured(
             f"{cluster}: the certificate of {where} is for another host:"
             " add the cluster again with the --host that it names"

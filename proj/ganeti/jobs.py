@@ -1,4 +1,4 @@
-"""What a query job's row in the queue means."""
+"""What a job's row in the queue means."""
 
 import html
 import re
@@ -6,23 +6,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from proj.backend import JobReport, QueuedJob, Unreadable, Verdict, Work
+from proj.backend import JobReport, JobState, QueuedJob, Unreadable, Verdict
+from proj.ganeti.opcodes import QUERY, work_of
 from proj.ganeti.replies import job_id_of, read_fields, read_query_result
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.ganeti.values import printable, problem_of, shown
-from proj.observation import Configuration, Evidence, Interval, JobEnd, Observation, Status
+from proj.observation import Evidence, Interval, Status
+
+LABEL = "reconciliation"
+"""Ganeti counts a rate limit by its label: it must never change from job to job."""
 
 JOB_FIELDS = ("id", "status", "opresult", "ops")
-FEED_FIELDS = ("id", "status", "summary")
+FEED_FIELDS = ("id", "status", "ops")
 OPEN = ("queued", "waiting", "running", "canceling")
 
-_NOT_STARTED = frozenset({"queued", "waiting"})
-_QUERY = "INSTANCE_QUERY_DATA"
-_CHANGES = re.compile(r"INSTANCE_([A-Z_]{1,30})\(([\w.-]{1,255})\)")
-_READS_ONLY = frozenset({"QUERY", "CONSOLE"})
-
-_NODE_DOWN = "Error checking node"
-_WORD_OF_NODE_DOWN = "ERROR_nodedown"
+_STATES: Mapping[Any, JobState] = {
+    None: JobState.UNKNOWN,
+    "queued": JobState.QUEUED,
+    "waiting": JobState.WAITING,
+    # It may run all the same.
+    "canceling": JobState.WAITING,
+    "running": JobState.RUNNING,
+    "success": JobState.ENDED,
+    "error": JobState.ENDED,
+    "canceled": JobState.ENDED,
+}
+_OURS = re.compile(rf"rate-limit:\d+:{LABEL}")
+_MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
 def reports_on(
@@ -36,16 +46,17 @@ def reports_on(
     for row in rows:
         try:
             yield report_on(row, submitted, answered, statuses, evidence)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            job_id = _id_in(row)
+        except _MALFORMED as error:
+            job_id = id_in(row)
             if job_id in submitted:
                 yield JobReport(job_id, Verdict.FAILED, error=f"job {job_id}: {problem_of(error)}")
 
 
-def _id_in(row: Any) -> int:
+def id_in(row: Any) -> int:
+    """Return the id in a row of either fields; -1 where it cannot be told."""
     try:
         return job_id_of(row[0][1])
-    except (ValueError, TypeError, KeyError, IndexError):
+    except _MALFORMED:
         return -1
 
 
@@ -74,49 +85,43 @@ def report_on(
         case "success":
             return _success(job_id, values, interval, statuses, evidence)
         case "error":
-            return _error(job_id, values, interval, statuses, evidence)
+            return _error(job_id, values["opresult"])
         case other:
             raise ValueError(f"job {job_id} has the unknown status {shown(other)}")
 
 
-def read_feed(rows: Sequence[Any]) -> Iterator[QueuedJob]:
-    """Read the rows of ``Query("job", FEED_FIELDS)``.
+def read_queue(rows: Sequence[Any]) -> tuple[list[QueuedJob], int]:
+    """Read the rows of ``Query("job", FEED_FIELDS)``; one that cannot be read spoils itself.
 
-    Raises:
-        ValueError: a row is not of the shape that was asked for.
+    Returns:
+        The jobs, and the number of rows that could not be read.
     """
+    found, unreadable = [], 0
     for row in rows:
-        values = read_fields(row, FEED_FIELDS)
-        summaries = values["summary"] or []
-        if not isinstance(summaries, list):
-            raise ValueError("the summary of a job is no list")
-        works = [work for work in map(_work_in, summaries) if work is not None]
-        yield QueuedJob(
-            job_id=job_id_of(values["id"]),
-            has_started=values["status"] not in _NOT_STARTED,
-            end=_end_of(values["status"]),
-            work=tuple(works),
-            is_query=_QUERY in summaries,
-        )
+        try:
+            found.append(_queued_job(row))
+        except _MALFORMED:
+            unreadable += 1
+    return found, unreadable
 
 
-def _work_in(summary: Any) -> Work | None:
-    match = _CHANGES.fullmatch(summary) if isinstance(summary, str) else None
-    if match is None or match[1] in _READS_ONLY:
-        return None
-    return Work(instance=match[2], operation=match[1])
+def _queued_job(row: Any) -> QueuedJob:
+    values = read_fields(row, FEED_FIELDS)
+    opcodes = values["ops"] or []
+    works = [work for opcode in opcodes for work in work_of(opcode)]
+    return QueuedJob(
+        job_id=job_id_of(values["id"]),
+        state=_STATES[values["status"]],
+        work=tuple(dict.fromkeys(works)),
+        is_query=bool(opcodes) and all(opcode["OP_ID"] == QUERY for opcode in opcodes),
+        is_ours=any(_bears_our_label(opcode) for opcode in opcodes),
+    )
 
 
-def _end_of(status: Any) -> JobEnd | None:
-    match status:
-        case None:
-            return JobEnd.LOST
-        case "success":
-            return JobEnd.SUCCESS
-        case "error" | "canceled":
-            return JobEnd.FAILED
-        case _:
-            return None
+def _bears_our_label(opcode: Mapping[str, Any]) -> bool:
+    return any(
+        isinstance(text, str) and _OURS.fullmatch(text) for _, text, _ in opcode.get("reason") or ()
+    )
 
 
 def _success(
@@ -145,33 +150,13 @@ def _success(
     return JobReport(job_id, Verdict.ANSWERED, tuple(observations), tuple(unreadable))
 
 
-def _error(
-    job_id: int,
-    values: Mapping[str, Any],
-    interval: Interval,
-    statuses: Mapping[str, Status],
-    evidence: Evidence,
-) -> JobReport:
-    kind, message, code = _reason(values["opresult"])
+def _error(job_id: int, results: Any) -> JobReport:
+    kind, message, code = _reason(results)
     text = f"job {job_id}: {printable(message)}"
     if code == "unknown_entity":
         return JobReport(job_id, Verdict.ABSENT, error=text)
     if code == "wrong_state" or kind is None:
         return JobReport(job_id, Verdict.RETRY, error=text)
-    if message.startswith(_NODE_DOWN):
-        names = [name for op in values["ops"] for name in op.get("instances", ())]
-        # A job over many instances fails as a whole: which node was down is not told.
-        if len(names) == 1:
-            seen = Observation(
-                instance=names[0],
-                status=statuses[_WORD_OF_NODE_DOWN],
-                backend_status=_WORD_OF_NODE_DOWN,
-                configuration=Configuration(),
-                evidence=evidence,
-                interval=interval,
-                job_id=job_id,
-            )
-            return JobReport(job_id, Verdict.ANSWERED, (seen,))
     return JobReport(job_id, Verdict.FAILED, error=text)
 
 

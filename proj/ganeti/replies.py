@@ -3,19 +3,21 @@
 A record that cannot be read becomes an ``Unreadable`` and spoils nothing but itself.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proj.backend import Unreadable
+from proj.backend import Found, Unreadable
 from proj.ganeti.nics import parse_nic
-from proj.ganeti.states import STATUS_OF_WORD, word_of
+from proj.ganeti.states import FORTHCOMING, STATUS_OF_WORD, word_of
 from proj.ganeti.values import LARGEST_JOB_ID, number_of, problem_of, shown, text_of
+from proj.names import is_instance_name, is_uuid
 from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
 
 LIST_FIELDS = (
     "name",
+    "uuid",
     "status",
+    "forthcoming",
     "be/maxmem",
     "be/vcpus",
     "disk.sizes",
@@ -26,12 +28,15 @@ LIST_FIELDS = (
     "pnode",
     "snodes",
     "os",
+    "tags",
 )
 
 NORMAL = 0
 """The result status of a field whose value counts."""
+UNKNOWN = 1
+"""The result status of a field that this version of Ganeti does not know."""
 
-_NAME = re.compile(r"[\w.-]{1,255}")
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
 
 Read = Observation | Unreadable
 
@@ -41,11 +46,12 @@ def read_list(
 ) -> Iterator[Read]:
     """Read the rows of ``Query("instance", LIST_FIELDS)``: one ``[status, value]`` per field."""
     for row in rows:
-        name = None
+        name = uuid = None
         try:
-            values = _values(row, LIST_FIELDS)
+            values = read_fields(row, LIST_FIELDS)
             name = _name(values["name"])
-            word = values["status"]
+            uuid = _uuid(values["uuid"])
+            word = FORTHCOMING if _is_set(values["forthcoming"]) else values["status"]
             yield Observation(
                 instance=name,
                 status=_status(word, statuses),
@@ -53,17 +59,31 @@ def read_list(
                 configuration=_listed_configuration(values),
                 evidence=Evidence.LIST,
                 interval=interval,
+                uuid=uuid,
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            yield Unreadable(name, f"row of the list: {problem_of(error)}")
+        except _MALFORMED as error:
+            yield Unreadable(name, f"row of the list: {problem_of(error)}", uuid)
 
 
-def name_in(row: Any) -> str:
-    """Return the name in a row of the list; an empty one where it cannot be told."""
+def identity_in(row: Any) -> tuple[str, str | None]:
+    """Return name and uuid in a row of the list; "" and None where they cannot be told."""
     try:
-        return str(row[0][1])
-    except (TypeError, IndexError, KeyError):
-        return ""
+        (_, name), (_, uuid) = row[:2]
+    except (TypeError, ValueError, KeyError):
+        return "", None
+    return (
+        name if isinstance(name, str) and is_instance_name(name) else "",
+        uuid if isinstance(uuid, str) and is_uuid(uuid) else None,
+    )
+
+
+def read_found(record: Any) -> Found:
+    """Read the record of one instance.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is none.
+    """
+    return Found(_name(record["name"]), _uuid(record.get("uuid")))
 
 
 def read_query_result(
@@ -80,9 +100,10 @@ def read_query_result(
         yield Unreadable(None, f"the result of job {job_id} is no table of instances")
         return
     for key, details in result.items():
-        name = None
+        name = uuid = None
         try:
             name = _name(key)
+            uuid = _uuid(details.get("uuid"))
             word = word_of(details["config_state"], details["run_state"], static=static)
             yield Observation(
                 instance=name,
@@ -92,14 +113,44 @@ def read_query_result(
                 evidence=evidence,
                 interval=interval,
                 job_id=job_id,
+                uuid=uuid,
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            yield Unreadable(name, f"result of job {job_id}: {problem_of(error)}")
+        except _MALFORMED as error:
+            yield Unreadable(name, f"result of job {job_id}: {problem_of(error)}", uuid)
 
 
 def read_fields(row: Any, fields: Sequence[str]) -> dict[str, Any]:
-    """Return the values of one row by name; one that does not count is None."""
-    return _values(row, fields)
+    """Return the values of one row by name; one that does not count is None.
+
+    Raises:
+        ValueError: the row is not of the shape that was asked for.
+    """
+    if not isinstance(row, list) or len(row) != len(fields):
+        raise ValueError(f"{len(fields)} fields were asked for, and the row has not as many")
+    if not all(isinstance(cell, list) and len(cell) == 2 for cell in row):
+        raise ValueError("a field of the row is no pair of a status and a value")
+    return {
+        field: value if status == NORMAL else None
+        for field, (status, value) in zip(fields, row, strict=True)
+    }
+
+
+def rows_of(records: Sequence[Any], fields: Sequence[str]) -> list[Any]:
+    """Return the records of a bulk list as rows of these fields, as ``Query`` gives them."""
+    return [
+        [[NORMAL, record[field]] if field in record else [UNKNOWN, None] for field in fields]
+        if isinstance(record, dict)
+        else record
+        for record in map(_flat, records)
+    ]
+
+
+def _flat(record: Any) -> Any:
+    match record:
+        case {"beparams": {**backend}}:
+            memory = backend.get("maxmem", backend.get("memory"))
+            return record | {"be/maxmem": memory, "be/vcpus": backend.get("vcpus")}
+    return record
 
 
 def job_id_of(value: Any) -> int:
@@ -111,21 +162,22 @@ def job_id_of(value: Any) -> int:
     return number_of(value, "job id", largest=LARGEST_JOB_ID)
 
 
-def _values(row: Any, fields: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(row, list) or len(row) != len(fields):
-        raise ValueError(f"{len(fields)} fields were asked for, and the row has not as many")
-    if not all(isinstance(cell, list) and len(cell) == 2 for cell in row):
-        raise ValueError("a field of the row is no pair of a status and a value")
-    return {
-        field: value if status == NORMAL else None
-        for field, (status, value) in zip(fields, row, strict=True)
-    }
-
-
 def _name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not is_instance_name(value):
         raise ValueError(f"{shown(value)} is no name of an instance")
     return value
+
+
+def _uuid(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and is_uuid(value)):
+        raise ValueError(f"{shown(value)} is no uuid")
+    return value
+
+
+def _is_set(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return bool(value)
 
 
 def _status(word: Any, statuses: Mapping[str, Status]) -> Status:
@@ -143,6 +195,7 @@ def _listed_configuration(values: Mapping[str, Any]) -> Configuration:
         nics=_listed_nics(values),
         nodes=None if primary is None else _nodes(primary, secondaries),
         os=_text(values["os"], "os"),
+        tags=_tags(values["tags"]),
     )
 
 
@@ -179,6 +232,12 @@ def _queried_configuration(details: Mapping[str, Any]) -> Configuration:
 
 def _nodes(primary: Any, secondaries: Any) -> tuple[str, ...]:
     return tuple(text_of(node, "node") for node in [primary, *(secondaries or [])])
+
+
+def _tags(values: Any) -> tuple[str, ...] | None:
+    if values is not None and not isinstance(values, list):
+        raise ValueError("its tags are no list")
+    return None if values is None else tuple(sorted(text_of(tag, "tag") for tag in values))
 
 
 def _sizes(values: Any) -> tuple[int, ...] | None:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from proj.ganeti.values import shown
 from proj.observation import Status
 
+FORTHCOMING = "forthcoming"
+"""Our word for an instance that Ganeti has reserved and not yet made; it lists it as stopped."""
+
 STATUS_OF_WORD: Mapping[str, Status] = {
     "running": Status.ACTIVE,
     "ADMIN_down": Status.STOPPED,
@@ -15,15 +18,21 @@ STATUS_OF_WORD: Mapping[str, Status] = {
     "ERROR_wrongnode": Status.ERROR,
     "ERROR_nodedown": Status.UNKNOWN,
     "ERROR_nodeoffline": Status.UNKNOWN,
+    FORTHCOMING: Status.BUILD,
 }
 
-LIST_ONLY = frozenset({"ERROR_wrongnode", "ERROR_nodedown", "ERROR_nodeoffline"})
-"""Words that speak of more than one node: the list of all instances is their witness."""
+LIST_ONLY = frozenset({"ERROR_wrongnode", "ERROR_nodedown", "ERROR_nodeoffline", FORTHCOMING})
+"""Words whose witness is the list: it asks all nodes, and knows what is only reserved."""
+
+ENDS_ONLY = frozenset({"ERROR_wrongnode"})
+"""Those of them that every migration causes for a while: they wait for its end."""
 
 JOB_BLIND: Mapping[str, frozenset[str]] = {
-    "ERROR_wrongnode": frozenset({"ERROR_down", "ADMIN_down", "ADMIN_offline", "USER_down"})
+    "ERROR_wrongnode": frozenset({"ERROR_down", "ADMIN_down", "ADMIN_offline", "USER_down"}),
+    FORTHCOMING: frozenset({"ADMIN_down", "ERROR_nodeoffline"}),
 }
-"""What a query job, which asks the primary node only, says in place of a word of the list."""
+"""What a query job says in place of a word of the list: it asks the primary node only, and does
+not tell the reserved from the real."""
 
 _WORD_OF_STATES: Mapping[tuple[str, str], str] = {
     ("up", "up"): "running",

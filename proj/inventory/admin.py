@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from proj.inventory.models import Cluster, Instance, Pass, Query, Transition
+from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request, Transition
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -37,25 +37,39 @@ class RecordAdmin(ModelAdmin):
 
 @admin.register(Instance)
 class InstanceAdmin(RecordAdmin):
-    list_display = ("name", "cluster", "status", "backend_status", "operation", "confirmed_at")
+    list_display = ("name", "cluster", "status", "backend_status", "uuid", "confirmed_at")
     ordering = ("cluster__name", "name")
     list_filter = ("cluster", "status", "backend_status")
-    search_fields = ("name",)
+    search_fields = ("name", "uuid")
     list_select_related = ("cluster",)
 
 
-@admin.register(Pass)
-class PassAdmin(RecordAdmin):
-    list_display = ("id", "cluster", "kind", "plan", "state", "outcome", "requested_at", "error")
+@admin.register(Request)
+class RequestAdmin(RecordAdmin):
+    list_display = ("id", "cluster", "kind", "name", "state", "outcome", "requested_at", "error")
     list_filter = ("cluster", "kind", "state", "outcome")
     list_select_related = ("cluster",)
 
 
-@admin.register(Query)
-class QueryAdmin(RecordAdmin):
-    list_display = ("instance", "cluster", "lane", "state", "job_id", "rule", "error")
-    list_filter = ("cluster", "lane", "state")
-    search_fields = ("instance", "job_id")
+@admin.register(Question)
+class QuestionAdmin(RecordAdmin):
+    list_display = ("name", "cluster", "priority", "wanted_since", "job_id", "attempts", "error")
+    list_filter = ("cluster", "priority")
+    search_fields = ("name", "uuid", "job_id")
+    list_select_related = ("cluster",)
+
+
+@admin.register(Job)
+class JobAdmin(RecordAdmin):
+    list_display = ("job_id", "cluster", "state", "work", "is_query", "is_ours")
+    list_filter = ("cluster", "state")
+    list_select_related = ("cluster",)
+
+
+@admin.register(Hold)
+class HoldAdmin(RecordAdmin):
+    list_display = ("id", "cluster", "reason", "since", "current", "approved_at")
+    list_filter = ("cluster", "current")
     list_select_related = ("cluster",)
 
 

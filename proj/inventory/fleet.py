@@ -1,17 +1,32 @@
 """How every cluster stands, in a constant number of statements whatever their number."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Case, Count, F, Min, OuterRef, Q, QuerySet, Subquery, Value, When
-from django.db.models.functions import Coalesce
+from django.conf import settings
+from django.db.models import Case, Count, F, Min, Q, QuerySet, Value, When
+from django.db.models.functions import Coalesce, Greatest
 
 from proj.inventory.audit import Round, audit_round
-from proj.inventory.models import Cluster, Instance, Pass, Query, Transition
+from proj.inventory.models import (
+    Cluster,
+    Hold,
+    Instance,
+    Job,
+    Priority,
+    Question,
+    Request,
+    Transition,
+)
 from proj.observation import Status
+
+STUCK = timedelta(minutes=5)
+HOUR = timedelta(hours=1)
+OPEN = "open"
+LABELS = dict(Priority.choices)
 
 NEWEST = 10_000
 """Only so many transitions are counted, so that a long history costs no more than a short one."""
@@ -19,24 +34,35 @@ NEWEST = 10_000
 
 @dataclass(slots=True)
 class Standing:
-    """One cluster: its row, and what its instances, passes and queries add up to."""
+    """One cluster: its row, and what its instances, questions and jobs add up to."""
 
     cluster: Cluster
     at: datetime
     statuses: Counter[str] = field(default_factory=Counter)
     operations: Counter[str] = field(default_factory=Counter)
-    """Instances by the operation under way on them."""
-    passes: Counter[str] = field(default_factory=Counter)
-    """Passes that are not closed, by state."""
-    queries: Counter[str] = field(default_factory=Counter)
-    """Queries that are not finished, by state."""
-    held: Pass | None = None
-    """The pass that waits for an operator's approval."""
+    """Open jobs that work on instances, by operation; none while the queue cannot be read."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """Requests that are open, and those of the last hour by outcome."""
+    questions: Counter[str] = field(default_factory=Counter)
+    """Questions that wait for evidence, by priority."""
+    oldest_question: datetime | None = None
+    """Since when the one that has waited longest was wanted."""
+    open_jobs: int = 0
+    """Query jobs of ours that Ganeti has not ended."""
+    stuck: int = 0
+    """Those of them that have been open for longer than ``STUCK``."""
+    held: list[Hold] = field(default_factory=list)
+    """What waits for an operator's approval."""
     overdue: int = 0
     """Instances confirmed longer ago than the cluster's ``confirm_max_age``."""
     oldest: datetime | None = None
     """The oldest confirmation; one never confirmed counts from when it was last recorded."""
     flapping: int = 0
+
+    @property
+    def is_queue_read(self) -> bool:
+        """Whether the operations are known, and lists may settle anything."""
+        return is_queue_read(self.cluster, at=self.at)
 
     @property
     def instances(self) -> int:
@@ -53,38 +79,74 @@ class Standing:
         )
 
 
+def is_queue_read(cluster: Cluster, *, at: datetime) -> bool:
+    """Whether the queue was read within PROOF_WITHIN: without it no bound holds for changes."""
+    read = cluster.read_not_after
+    patience = max(settings.PROOF_WITHIN, 4 * settings.FOLLOW_PERIOD)
+    return read is not None and at - read <= patience
+
+
 def standings(clusters: QuerySet[Cluster], *, at: datetime) -> list[Standing]:
-    """Return how each of ``clusters`` stands at ``at``, by five statements."""
+    """Return how each of ``clusters`` stands at ``at``, by a constant number of statements."""
     found = {cluster.pk: Standing(cluster, at) for cluster in clusters}
     for row in _instances(clusters, at):
         standing = found.get(row["cluster"])
         if standing is not None:
             _add_instances(standing, row)
-    unclosed = Pass.objects.exclude(state=Pass.State.CLOSED)
-    for key, state, number in _by_state(unclosed, clusters):
-        if key in found:
-            found[key].passes[state] = number
-    unfinished = Query.objects.filter(state__in=Query.UNFINISHED)
-    for key, state, number in _by_state(unfinished, clusters):
-        if key in found:
-            found[key].queries[state] = number
-    for held in held_passes(clusters):
-        if held.cluster_id in found:
-            found[held.cluster_id].held = held
+    _add_questions(found)
+    _add_jobs(found, at)
+    _add_requests(found, at)
+    for hold in held(clusters):
+        if hold.cluster_id in found:
+            found[hold.cluster_id].held.append(hold)
     return list(found.values())
 
 
-def held_passes(clusters: QuerySet[Cluster]) -> QuerySet[Pass]:
-    """Return the passes that wait for approval: held, and no later look found the world in order.
+def held(clusters: QuerySet[Cluster]) -> QuerySet[Hold]:
+    """Return the holds that the last look of their cluster found, and nobody has approved."""
+    waiting = Hold.objects.filter(cluster__in=clusters.order_by(), current=True, approved_at=None)
+    return waiting.select_related("cluster").order_by("pk")
 
-    A pass that failed says nothing about the world, and one over a single instance never holds.
-    """
-    telling = (Pass.Outcome.HELD, Pass.Outcome.IN_SYNC, Pass.Outcome.RECONCILED)
-    looks = Pass.objects.exclude(kind=Pass.Kind.REQUERY).filter(outcome__in=telling)
-    last = looks.filter(cluster=OuterRef("pk")).order_by("-pk").values("pk")[:1]
-    newest = clusters.order_by().annotate(newest=Subquery(last)).values("newest")
-    held = Pass.objects.filter(pk__in=newest, outcome=Pass.Outcome.HELD)
-    return held.select_related("cluster")
+
+def _add_questions(found: Mapping[int, Standing]) -> None:
+    asked = Question.objects.filter(cluster__in=list(found)).order_by()
+    for row in asked.values("cluster", "priority").annotate(
+        number=Count("pk"), oldest=Min("wanted_since")
+    ):
+        standing = found[row["cluster"]]
+        standing.questions[LABELS.get(row["priority"], "?")] += row["number"]
+        standing.oldest_question = min(
+            filter(None, (standing.oldest_question, row["oldest"])), default=None
+        )
+
+
+def _add_jobs(found: Mapping[int, Standing], at: datetime) -> None:
+    mirrored = Job.objects.filter(
+        cluster__in=list(found), state__in=("queued", "waiting", "running")
+    )
+    for job in mirrored:
+        standing = found[job.cluster_id]
+        if job.is_ours:
+            standing.open_jobs += 1
+            standing.stuck += at - job.seen_first > STUCK
+        elif not job.is_query and standing.is_queue_read:
+            work = job.work if isinstance(job.work, list) else []
+            standing.operations.update(
+                {str(it[1]) for it in work if isinstance(it, list) and len(it) == 3}
+            )
+
+
+def _add_requests(found: Mapping[int, Standing], at: datetime) -> None:
+    is_open = Q(state=Request.State.OPEN)
+    counted = (
+        Request.objects.filter(is_open | Q(closed_at__gt=at - HOUR), cluster__in=list(found))
+        .order_by()
+        .annotate(what=Case(When(is_open, then=Value(OPEN)), default=F("outcome")))
+        .values("cluster", "what")
+        .annotate(number=Count("pk"))
+    )
+    for row in counted:
+        found[row["cluster"]].requests[row["what"]] = row["number"]
 
 
 def transitions_since(since: datetime) -> Mapping[tuple[str, str], int]:
@@ -104,11 +166,8 @@ def _instances(clusters: QuerySet[Cluster], at: datetime) -> Iterable[Mapping[st
     return (
         Instance.objects.filter(cluster__in=clusters.order_by())
         .order_by()
-        .annotate(
-            since=Coalesce("confirmed_at", "observed_not_before"),
-            working=Case(When(operation_end="", then="operation"), default=Value("")),
-        )
-        .values("cluster", "status", "working")
+        .annotate(since=Coalesce("confirmed_at", Greatest("observed_not_before", "created_at")))
+        .values("cluster", "status")
         .annotate(
             number=Count("pk"),
             oldest=Min("since", filter=alive),
@@ -120,15 +179,6 @@ def _instances(clusters: QuerySet[Cluster], at: datetime) -> Iterable[Mapping[st
 
 def _add_instances(standing: Standing, row: Mapping[str, Any]) -> None:
     standing.statuses[row["status"]] += row["number"]
-    if row["working"]:
-        standing.operations[row["working"]] += row["number"]
     standing.overdue += row["overdue"]
     standing.flapping += row["flapping"]
     standing.oldest = min(filter(None, (standing.oldest, row["oldest"])), default=None)
-
-
-def _by_state(
-    rows: "QuerySet[Pass] | QuerySet[Query]", clusters: QuerySet[Cluster]
-) -> Iterator[tuple[int, str, int]]:
-    counted = rows.filter(cluster__in=clusters.order_by()).order_by()
-    yield from counted.values_list("cluster", "state").annotate(number=Count("pk"))

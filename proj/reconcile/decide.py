@@ -1,24 +1,16 @@
-"""Decided: what follows from the recorded and the observed, by one pure function.
+"""Decided: what follows from the recorded and the evidence, by one pure function.
 
-Nothing here reads a clock, a database or a network. ``RULES`` in ``docs/decisions.md`` is the
-same table in prose; the name of a rule is the one that plans, ``explain``, transitions and
-metrics show.
+Nothing here reads a clock, a database or a network. ``docs/decisions.md`` is the same table in
+prose; the name of a rule is the one that plans, ``explain``, transitions and metrics show.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from proj.observation import (
-    Configuration,
-    Evidence,
-    Interval,
-    JobEnd,
-    Observation,
-    Status,
-)
+from proj.observation import Configuration, Interval, Observation, Status
 
 
 class Rule(StrEnum):
@@ -27,14 +19,13 @@ class Rule(StrEnum):
     AGREES = "agrees"
     JOB_CONVICTS = "job-convicts"
     LIST_SUSPECTS = "list-suspects"
-    FIRST_OF_TWO_LISTS = "first-of-two-lists"
     TWO_LISTS_AGREE = "two-lists-agree"
+    FIRST_TOLD = "first-told"
     LIST_WORD_STANDS = "list-word-stands"
     STALE = "stale"
     OVERLAPS = "overlaps"
     IN_FLIGHT = "in-flight"
     OPERATION_BEGAN = "operation-began"
-    OPERATION_ENDED = "operation-ended"
     CREATE_FAILED = "create-failed"
     UNKNOWN_TO_US = "unknown-to-us"
     ADOPTED = "adopted"
@@ -42,7 +33,6 @@ class Rule(StrEnum):
     MISSING_ONCE = "missing-once"
     MISSING_TWICE = "missing-twice"
     GONE = "gone"
-    REMOVED = "removed"
 
 
 class Action(StrEnum):
@@ -50,84 +40,136 @@ class Action(StrEnum):
 
     NOTHING = "nothing"
     RECORD = "record"
-    """Write the changes."""
+    """Write the changes, or, where there are none, that the instance was seen as it is recorded."""
     ASK = "ask"
-    """Issue a query job: the evidence raises a question that only a job can answer."""
-    ASK_BY_NAME = "ask-by-name"
-    """Ask for this very name: a 404 is the last proof that is missing."""
-    REMEMBER = "remember"
-    """Keep what the list said until a second list agrees."""
+    """The evidence raises, or leaves, a question that only newer evidence can answer."""
     REPORT = "report"
     """Show it to the operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A job of Ganeti's that works, or worked, on an instance."""
+State = tuple[Status, str]
+"""A status, and the backend's own word for it."""
 
-    name: str
-    job_id: int | None
-    since: datetime
-    end: JobEnd | None = None
-    ended_at: datetime | None = None
-    """When we learnt of its end, not when it ended."""
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What the last lists said of one field, where it is not as recorded."""
+
+    value: Any
+    first: datetime
+    """When the first of the lists that say so was asked for."""
+    last: Interval
+    """Of the last one."""
+    acquittals: int = 0
+    """How often a job has contradicted it."""
+    asleep_until: datetime | None = None
+    """A disagreement that lasts is asked about rarer and rarer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is kept about an instance until a question about it is settled."""
+    """What is kept of the last lists about an instance until it is settled."""
 
-    operation: Operation | None = None
-    witness: tuple[str, Interval] | None = None
-    """The word of the last list, where it differed from the recorded one."""
+    differs: Mapping[str, Difference] = field(default_factory=dict)
+    """By field; ``state`` stands for status and word together."""
     missing: tuple[datetime, datetime] | None = None
-    """When the first and the last complete list that lacked the instance began."""
+    """When the first and the last complete list that lacked it were asked for."""
 
 
 SETTLED = Memory()
 
 
 @dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job in the queue that works on the instance."""
+
+    operation: str
+    status: Status | None
+    """The API's word for an instance that this is done to."""
+    running_since: datetime | None = None
+    """End of the reading that first showed it running; None while it only waits."""
+    announced: bool = False
+    """A host system says so, and no reading has shown it yet."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it may have done something."""
+        return self.running_since is not None or self.announced
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """The database's row for one instance, as the decision needs it."""
 
-    status: Status
-    backend_status: str
+    name: str
+    state: State
     configuration: Configuration
-    observed: Interval
+    observed: Interval | None
+    """None where it was read in another epoch: everything is newer."""
+    stale_before: datetime | None = None
+    """A job on the instance ended then: what was read before says nothing any more."""
     memory: Memory = SETTLED
+    jobs: tuple[OpenJob, ...] = ()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is recorded as gone."""
+        return self.state[0] is Status.DELETED
+
+    @property
+    def was_shown(self) -> bool:
+        """Whether the backend ever showed it, and did not take it away since."""
+        return bool(self.state[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
-    """An instance was not there: not in a complete list, or a 404 for its very name."""
+class Listed:
+    """A list of all instances has it."""
 
-    by_name: bool
+    seen: Observation
+    is_settled: bool = False
+    """An earlier list said the same, and the queue was read since: there is no better proof."""
+
+    @property
+    def interval(self) -> Interval:
+        """When the list was read."""
+        return self.seen.interval
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """A complete list of all instances lacks it."""
+
     interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
-class Working:
-    """An open job in the queue works on the instance."""
+class Answer:
+    """The result of a query job, which held the lock of the instance."""
 
-    operation: str
-    job_id: int | None
-    interval: Interval
-    announced: bool = False
-    """The host system says so; its job may not have an id yet."""
+    seen: Observation
+
+    @property
+    def interval(self) -> Interval:
+        """From the job's leaving to the result's arrival."""
+        return self.seen.interval
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A job that worked on the instance is final."""
+class Absent:
+    """A 404 for its very name, or somebody else's reply to it."""
 
-    operation: str
-    job_id: int
-    end: JobEnd
     interval: Interval
 
 
-Seen = Observation | Absence | Working | Ended
+@dataclass(frozen=True, slots=True)
+class QueueRead:
+    """The queue was read: the jobs recorded with the instance are those of this reading."""
+
+    interval: Interval
+
+
+Seen = Listed | Unlisted | Answer | Absent | QueueRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +177,24 @@ class Policy:
     """What an operator may choose, and what a backend says about its own words."""
 
     adopt: bool = True
-    gone_after: timedelta = timedelta(seconds=30)
+    proof_within: timedelta = timedelta(seconds=60)
+    """So long a job may fail to prove what lists say; then lists that agree settle it."""
+    gone_after: timedelta = timedelta(seconds=10)
     """The least time between the two lists that prove an instance gone."""
-    operation_grace: timedelta = timedelta(hours=1)
-    """How long an announced operation may go without a job id."""
+    doubt: timedelta = timedelta(seconds=60)
+    """How long a contradicted list is not asked about again; doubled with each time."""
     list_only: frozenset[str] = frozenset()
-    """Words that only the list of all instances can give; two lists must agree on them."""
-    job_blind: Mapping[str, frozenset[str]] | None = None
+    """Words that only the list of all instances can give."""
+    ends_only: frozenset[str] = frozenset()
+    """Those of them that any operation causes for a while: they wait for its end."""
+    job_blind: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """List-only word -> the words a job gives in its place, which neither acquit nor convict."""
+    list_fields: frozenset[str] = frozenset({"tags"})
+    """Fields that no job tells."""
+
+
+MOST_DOUBLINGS = 8
+"""A disagreement that lasts is asked about again after 256 times ``Policy.doubt`` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,251 +214,306 @@ class Decision:
     rule: Rule
     changes: tuple[Change, ...] = ()
     memory: Memory | None = None
-    """What to keep from now on; None leaves it as it is."""
-
-
-TRANSITIONAL: Mapping[str, Status] = {
-    "CREATE": Status.BUILD,
-    "REBOOT": Status.REBOOT,
-    "REINSTALL": Status.REBUILD,
-}
+    """What to keep of the lists from now on; None leaves it as it is."""
+    confirms: bool = False
+    """A job, blind to nothing, has found the instance as it will be recorded."""
 
 
 def decide(recorded: Recorded | None, seen: Seen, policy: Policy) -> Decision:
     """Return what follows from ``seen`` for the instance recorded as ``recorded``."""
     match seen:
-        case Observation():
-            return _on_observation(recorded, seen, policy)
-        case Absence():
-            return _on_absence(recorded, seen, policy)
-        case Working():
-            return _on_working(recorded, seen, policy)
-        case Ended():
-            return _on_ended(recorded, seen)
+        case Listed():
+            if recorded is None and seen.is_settled:
+                return _on_stranger(seen.seen, policy, proves=False)
+            return _on_list(recorded, seen.seen, policy)
+        case Unlisted():
+            return _on_missing_row(recorded, seen.interval, policy)
+        case Answer():
+            return _on_answer(recorded, seen.seen, policy)
+        case Absent():
+            return _on_missing_name(recorded, seen.interval, policy)
+        case QueueRead():
+            return _on_reading(recorded, seen.interval, policy)
 
 
-def differences(recorded: Recorded, seen: Observation) -> tuple[Change, ...]:
-    """Name every field in which the observed departs from the recorded, status first."""
-    changes = []
+def told_by(seen: Observation) -> dict[str, Any]:
+    """Return every field that the evidence tells, ``state`` for status and word together."""
+    told = {"name": seen.instance, **seen.configuration.told()}
     if seen.status is not None:
-        if seen.status is not recorded.status:
-            changes.append(Change("status", recorded.status, seen.status))
-        if seen.backend_status != recorded.backend_status:
-            changes.append(Change("backend_status", recorded.backend_status, seen.backend_status))
-    changes += configuration_changes(recorded.configuration, seen.configuration)
+        told["state"] = (seen.status, seen.backend_status or "")
+    return told
+
+
+def differences(recorded: Recorded, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the fields told that are not as recorded."""
+    return {name: value for name, value in told.items() if _recorded(recorded, name) != value}
+
+
+def changes_to(recorded: Recorded | None, told: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Name every field that becomes another by what is told, the status first."""
+    changes = []
+    if "state" in told:
+        before = recorded.state if recorded else (None, None)
+        pairs = zip(("status", "backend_status"), before, told["state"], strict=True)
+        changes += [Change(name, old, new) for name, old, new in pairs if old != new]
+    for name in sorted(told.keys() - {"state"}):
+        old = _recorded(recorded, name) if recorded else None
+        if old != told[name]:
+            changes.append(Change(name, old, told[name]))
     return tuple(changes)
-
-
-def configuration_changes(before: Configuration, after: Configuration) -> list[Change]:
-    """Name the fields that differ; a field the evidence does not tell is not compared."""
-    pairs = (
-        (field.name, getattr(before, field.name), getattr(after, field.name))
-        for field in fields(Configuration)
-    )
-    return [Change(name, old, new) for name, old, new in pairs if new is not None and old != new]
 
 
 def trail(decision: Decision) -> tuple[Change, ...]:
     """Return the changes worth telling: an adopted instance is one event, not one per field."""
+    if decision.rule is Rule.FIRST_TOLD:
+        return ()
     if decision.rule is Rule.ADOPTED:
         return tuple(change for change in decision.changes if change.field == "status")
     return decision.changes
 
 
-def _on_observation(recorded: Recorded | None, seen: Observation, policy: Policy) -> Decision:
-    proves = seen.evidence is not Evidence.LIST and seen.status is not None
+def under_way(recorded: Recorded) -> Status | None:
+    """Return the status of the operation under way, where it has one of its own.
+
+    A creation has none for an instance that was shown: it can only fail.
+    """
+    if recorded.is_gone:
+        return None
+    found = [
+        job.status
+        for job in recorded.jobs
+        if job.has_begun and not (job.status is Status.BUILD and recorded.was_shown)
+    ]
+    return next((status for status in reversed(found) if status is not None), None)
+
+
+def needs_job(memory: Memory, policy: Policy, *, at: datetime) -> bool:
+    """Whether a job could settle anything of what the lists say, and it is time to ask."""
+    return any(
+        not _is_of_lists(name, it.value, policy)
+        and (it.asleep_until is None or it.asleep_until <= at)
+        for name, it in memory.differs.items()
+    )
+
+
+def _recorded(recorded: Recorded, name: str) -> Any:
+    if name in ("name", "state"):
+        return getattr(recorded, name)
+    return getattr(recorded.configuration, name)
+
+
+def _is_of_lists(name: str, value: Any, policy: Policy) -> bool:
+    """Whether only lists can tell this."""
+    return name in policy.list_fields or (name == "state" and value[1] in policy.list_only)
+
+
+def _is_stale(recorded: Recorded, interval: Interval) -> bool:
+    """Whether a job on the instance has ended since this began, or newer evidence is recorded."""
+    if recorded.stale_before is not None and interval.not_before < recorded.stale_before:
+        return True
+    return recorded.observed is not None and interval.not_after < recorded.observed.not_before
+
+
+def _overlaps(recorded: Recorded, interval: Interval) -> bool:
+    return recorded.observed is not None and not interval.begins_after(recorded.observed)
+
+
+def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> Decision:
     if recorded is None:
-        return _on_stranger(seen, policy, proves=proves)
-    if seen.interval.not_after < recorded.observed.not_before:
+        action = Action.ASK if policy.adopt else Action.REPORT
+        return Decision(action, Rule.UNKNOWN_TO_US)
+    if _is_stale(recorded, seen.interval):
         return Decision(Action.NOTHING, Rule.STALE)
-    operation = recorded.memory.operation
-    if _is_open(operation, seen.interval, policy):
-        return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-    changes = differences(recorded, seen)
-    if not seen.interval.begins_after(recorded.observed):
-        if changes:
+    found = differences(recorded, told_by(seen))
+    if _overlaps(recorded, seen.interval):
+        if found:
             return Decision(Action.ASK, Rule.OVERLAPS)
         return Decision(Action.NOTHING, Rule.AGREES)
-    if operation is not None:
-        if proves and _began_after_end(operation, seen.interval):
-            return Decision(Action.RECORD, Rule.OPERATION_ENDED, changes, SETTLED)
-        return Decision(Action.ASK, Rule.OPERATION_ENDED)
-    if seen.evidence is Evidence.LIST:
-        return _on_list(recorded, seen, changes, policy)
-    return _on_job(recorded, seen, changes, policy)
+    if not found:
+        memory = None if recorded.memory == SETTLED else SETTLED
+        return Decision(Action.NOTHING, Rule.AGREES, memory=memory)
+    if all(name in policy.list_fields and _recorded(recorded, name) is None for name in found):
+        # Nothing is known that this could contradict, and nobody else could tell it.
+        return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), SETTLED)
+    kept = recorded.memory.differs
+    differs = {
+        name: _continued(_since_observed(kept.get(name), recorded), value, seen.interval)
+        for name, value in found.items()
+    }
+    memory = Memory(differs)
+    if needs_job(memory, policy, at=seen.interval.not_before):
+        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=memory)
+    return Decision(Action.NOTHING, Rule.LIST_SUSPECTS, memory=memory)
+
+
+def _since_observed(kept: Difference | None, recorded: Recorded) -> Difference | None:
+    """Forget what lists said before the instance was last read, unless a job denied just that."""
+    if kept is None or kept.acquittals or recorded.observed is None:
+        return kept
+    return kept if kept.first > recorded.observed.not_after else None
+
+
+def _continued(kept: Difference | None, value: Any, interval: Interval) -> Difference:
+    if kept is None or kept.value != value or kept.last.not_before > interval.not_before:
+        return Difference(value, interval.not_before, interval)
+    if kept.asleep_until is not None and kept.asleep_until <= interval.not_before:
+        # It is asked about once more, and the time in which a proof may come begins anew.
+        return replace(kept, first=interval.not_before, last=interval, asleep_until=None)
+    return replace(kept, last=interval)
+
+
+def _on_missing_row(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
+    if recorded is None or recorded.is_gone or _is_known_failure(recorded):
+        return Decision(Action.NOTHING, Rule.AGREES)
+    if _is_stale(recorded, interval) or _overlaps(recorded, interval):
+        return Decision(Action.NOTHING, Rule.STALE)
+    before = recorded.memory.missing
+    first = interval.not_before if before is None else min(before[0], interval.not_before)
+    memory = Memory(missing=(first, interval.not_before))
+    if before is not None and interval.not_before - first >= policy.gone_after:
+        return Decision(Action.ASK, Rule.MISSING_TWICE, memory=memory)
+    return Decision(Action.NOTHING, Rule.MISSING_ONCE, memory=memory)
+
+
+def _is_known_failure(recorded: Recorded) -> bool:
+    """Whether this is a creation that failed and left nothing."""
+    return recorded.state[0] is Status.ERROR and not recorded.was_shown
+
+
+def _on_answer(recorded: Recorded | None, seen: Observation, policy: Policy) -> Decision:
+    if recorded is None:
+        return _on_stranger(seen, policy, proves=True)
+    told = told_by(seen)
+    if _is_stale(recorded, seen.interval) or (recorded.is_gone and "state" not in told):
+        return Decision(Action.ASK, Rule.STALE)
+    is_blind = "state" in told and _is_blind(recorded, told["state"][1], policy)
+    confirms = "state" in told and not is_blind
+    if is_blind:
+        del told["state"]
+    elif "state" in told:
+        told["state"] = (under_way(recorded) or told["state"][0], told["state"][1])
+    found = differences(recorded, told)
+    if _overlaps(recorded, seen.interval):
+        if found:
+            return Decision(Action.ASK, Rule.OVERLAPS)
+        return Decision(Action.NOTHING, Rule.AGREES, confirms=confirms)
+    memory = _after_answer(recorded.memory, told, seen.interval, policy)
+    if is_blind and not found:
+        return Decision(Action.NOTHING, Rule.LIST_WORD_STANDS, memory=memory)
+    rule = Rule.JOB_CONVICTS if found else Rule.AGREES
+    if recorded.is_gone:
+        rule = Rule.RETURNED
+    changes = changes_to(recorded, told)
+    if not confirms and not changes:
+        return Decision(Action.NOTHING, Rule.AGREES, memory=memory)
+    return Decision(Action.RECORD, rule, changes, memory, confirms)
 
 
 def _on_stranger(seen: Observation, policy: Policy, *, proves: bool) -> Decision:
     if not policy.adopt:
         return Decision(Action.REPORT, Rule.UNKNOWN_TO_US)
-    if not proves:
-        return Decision(Action.ASK, Rule.UNKNOWN_TO_US)
-    changes = (
-        Change("status", None, seen.status),
-        Change("backend_status", None, seen.backend_status),
-        *configuration_changes(Configuration(), seen.configuration),
-    )
-    return Decision(Action.RECORD, Rule.ADOPTED, changes)
-
-
-def _on_list(
-    recorded: Recorded, seen: Observation, changes: tuple[Change, ...], policy: Policy
-) -> Decision:
-    if not changes:
-        if recorded.memory == SETTLED:
-            return Decision(Action.NOTHING, Rule.AGREES)
-        return Decision(Action.REMEMBER, Rule.AGREES, memory=SETTLED)
-    word = seen.backend_status or ""
-    if word == recorded.backend_status:
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(SETTLED, recorded))
-    memory = Memory(witness=(word, seen.interval))
-    if word not in policy.list_only:
-        # Only where a job cannot see what was recorded does it matter that the list moved on.
-        moved_on = recorded.backend_status in (policy.job_blind or {})
-        kept = memory if moved_on else SETTLED
-        return Decision(Action.ASK, Rule.LIST_SUSPECTS, memory=_if_new(kept, recorded))
-    witness = recorded.memory.witness
-    if witness is not None and _is_second(word, seen.interval, witness):
-        state = tuple(c for c in changes if c.field in ("status", "backend_status"))
-        return Decision(Action.RECORD, Rule.TWO_LISTS_AGREE, state, SETTLED)
-    return Decision(Action.REMEMBER, Rule.FIRST_OF_TWO_LISTS, memory=memory)
-
-
-def _if_new(memory: Memory, recorded: Recorded) -> Memory | None:
-    return None if memory == recorded.memory else memory
-
-
-def _on_job(
-    recorded: Recorded, seen: Observation, changes: tuple[Change, ...], policy: Policy
-) -> Decision:
-    if recorded.status is Status.DELETED and seen.status is None:
-        return Decision(Action.ASK, Rule.RETURNED)
     if seen.status is None:
-        rule = Rule.JOB_CONVICTS if changes else Rule.AGREES
-        action = Action.RECORD if changes else Action.NOTHING
-        return Decision(action, rule, changes)
-    if _is_blind(recorded, seen, policy):
-        return Decision(Action.NOTHING, Rule.LIST_WORD_STANDS)
-    if not changes:
-        return Decision(Action.RECORD, Rule.AGREES, memory=SETTLED)
-    rule = Rule.RETURNED if recorded.status is Status.DELETED else Rule.JOB_CONVICTS
-    return Decision(Action.RECORD, rule, changes, SETTLED)
+        return Decision(Action.ASK, Rule.UNKNOWN_TO_US)
+    changes = changes_to(None, told_by(seen))
+    return Decision(Action.RECORD, Rule.ADOPTED, changes, SETTLED, confirms=proves)
 
 
-def _is_second(word: str, interval: Interval, witness: tuple[str, Interval]) -> bool:
-    witnessed, earlier = witness
-    return witnessed == word and interval.begins_after(earlier)
+def _after_answer(
+    memory: Memory, told: Mapping[str, Any], interval: Interval, policy: Policy
+) -> Memory | None:
+    """Keep what the answer could not tell, and note what it contradicted."""
+    differs = {}
+    for name, it in memory.differs.items():
+        if name not in told or _is_of_lists(name, it.value, policy):
+            differs[name] = it
+        elif it.value != told[name]:
+            wait = policy.doubt * 2 ** min(it.acquittals, MOST_DOUBLINGS)
+            differs[name] = replace(
+                it, acquittals=it.acquittals + 1, asleep_until=interval.not_after + wait
+            )
+    settled = Memory(differs)
+    return None if settled == memory else settled
 
 
-def _is_blind(recorded: Recorded, seen: Observation, policy: Policy) -> bool:
+def _is_blind(recorded: Recorded, word: str, policy: Policy) -> bool:
     """Whether a job cannot see what the last list said."""
-    witness = recorded.memory.witness
-    last_list_word = witness[0] if witness else recorded.backend_status
-    blind_words = (policy.job_blind or {}).get(last_list_word, frozenset())
-    return seen.backend_status in blind_words
+    kept = recorded.memory.differs.get("state")
+    last_list_word = kept.value[1] if kept else recorded.state[1]
+    return word in policy.job_blind.get(last_list_word, frozenset())
 
 
-def _on_absence(recorded: Recorded | None, seen: Absence, policy: Policy) -> Decision:
-    if recorded is None or recorded.status is Status.DELETED:
+def _on_missing_name(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
+    if recorded is None or recorded.is_gone or _is_known_failure(recorded):
         return Decision(Action.NOTHING, Rule.AGREES)
-    if not seen.interval.begins_after(recorded.observed):
-        return Decision(Action.NOTHING, Rule.STALE)
-    operation = recorded.memory.operation
-    if _is_open(operation, seen.interval, policy):
+    if _is_stale(recorded, interval) or _overlaps(recorded, interval):
+        return Decision(Action.ASK, Rule.STALE)
+    is_build = not recorded.was_shown
+    if any(job.has_begun or is_build for job in recorded.jobs):
         return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-    if operation is not None and operation.end is not None:
-        if not _began_after_end(operation, seen.interval):
-            return Decision(Action.NOTHING, Rule.OPERATION_ENDED)
-        if operation.name == "CREATE" and operation.end is JobEnd.FAILED:
-            changes = (Change("status", recorded.status, Status.ERROR),)
-            return Decision(Action.RECORD, Rule.CREATE_FAILED, changes, SETTLED)
-        if operation.name == "REMOVE" and operation.end is JobEnd.SUCCESS:
-            if not seen.by_name:
-                return Decision(Action.ASK_BY_NAME, Rule.REMOVED)
-            return Decision(Action.RECORD, Rule.REMOVED, _deleted(recorded), SETTLED)
-    if seen.by_name:
-        return _on_missing_name(recorded, seen, policy)
-    return _on_missing_row(recorded, seen, policy)
-
-
-def _on_missing_name(recorded: Recorded, seen: Absence, policy: Policy) -> Decision:
     missing = recorded.memory.missing
     if (
-        missing is not None
-        and missing[1] - missing[0] >= policy.gone_after
-        and seen.interval.not_before > missing[1]
+        missing is None
+        or missing[1] - missing[0] < policy.gone_after
+        or interval.not_before <= missing[1]
     ):
-        return Decision(Action.RECORD, Rule.GONE, _deleted(recorded), SETTLED)
-    return Decision(Action.NOTHING, Rule.MISSING_ONCE)
+        return Decision(Action.NOTHING, Rule.MISSING_ONCE)
+    rule, state = (
+        (Rule.CREATE_FAILED, (Status.ERROR, "")) if is_build else (Rule.GONE, (Status.DELETED, ""))
+    )
+    changes = changes_to(recorded, {"state": state})
+    return Decision(Action.RECORD, rule, changes, SETTLED, confirms=True)
 
 
-def _on_missing_row(recorded: Recorded, seen: Absence, policy: Policy) -> Decision:
-    before = recorded.memory.missing
-    first = before[0] if before else seen.interval.not_before
-    memory = replace(recorded.memory, witness=None, missing=(first, seen.interval.not_before))
-    if before is not None and seen.interval.not_before - first >= policy.gone_after:
-        return Decision(Action.ASK_BY_NAME, Rule.MISSING_TWICE, memory=memory)
-    return Decision(Action.REMEMBER, Rule.MISSING_ONCE, memory=memory)
-
-
-def _deleted(recorded: Recorded) -> tuple[Change, ...]:
-    changes = [Change("status", recorded.status, Status.DELETED)]
-    if recorded.backend_status:
-        changes.append(Change("backend_status", recorded.backend_status, ""))
-    return tuple(changes)
-
-
-def _on_working(recorded: Recorded | None, seen: Working, policy: Policy) -> Decision:
-    memory = Memory(Operation(seen.operation, seen.job_id, seen.interval.not_before))
-    status = TRANSITIONAL.get(seen.operation)
-    if recorded is None:
-        if status is not Status.BUILD:
+def _on_reading(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
+    """Show an operation that has begun, and settle what two lists agree on."""
+    if recorded is None or recorded.is_gone:
+        return Decision(Action.NOTHING, Rule.AGREES)
+    begun = [job for job in recorded.jobs if job.has_begun]
+    status = under_way(recorded)
+    if status is not None:
+        if status is recorded.state[0]:
             return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if not (policy.adopt or seen.announced):
-            return Decision(Action.REPORT, Rule.UNKNOWN_TO_US)
-        began = (Change("status", None, status),)
-        return Decision(Action.RECORD, Rule.OPERATION_BEGAN, began, memory)
-    known = recorded.memory.operation
-    if known is not None and known.job_id is not None:
-        if known.job_id == seen.job_id:
-            return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if known.end is None and (seen.job_id is None or known.job_id > seen.job_id):
-            return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-    if not seen.interval.begins_after(recorded.observed):
-        return Decision(Action.NOTHING, Rule.STALE)
-    changes: tuple[Change, ...] = ()
-    if status is not None and status is not recorded.status:
-        changes = (Change("status", recorded.status, status),)
-    return Decision(Action.RECORD, Rule.OPERATION_BEGAN, changes, memory)
+        began = (Change("status", recorded.state[0], status),)
+        return Decision(Action.RECORD, Rule.OPERATION_BEGAN, began)
+    kept = recorded.memory.differs
+    since = max((job.running_since for job in begun if job.running_since), default=None)
+    differs = {name: it for name, it in kept.items() if since is None or it.first >= since}
+    settled = {
+        name: it.value
+        for name, it in differs.items()
+        if _is_settled(recorded, name, it, interval, policy, is_worked_on=bool(begun))
+    }
+    if settled:
+        left = Memory({name: it for name, it in differs.items() if name not in settled})
+        changes = changes_to(recorded, settled)
+        return Decision(Action.RECORD, Rule.TWO_LISTS_AGREE, changes, left)
+    memory = None if len(differs) == len(kept) else replace(recorded.memory, differs=differs)
+    return Decision(Action.NOTHING, Rule.LIST_SUSPECTS if kept else Rule.AGREES, memory=memory)
 
 
-def _on_ended(recorded: Recorded | None, seen: Ended) -> Decision:
-    if recorded is None:
-        # Whoever else it may be, the next list shows.
-        is_new = seen.operation == "CREATE" and seen.end is not JobEnd.FAILED
-        return Decision(Action.ASK if is_new else Action.NOTHING, Rule.OPERATION_ENDED)
-    known = recorded.memory.operation
-    if known is not None and known.job_id not in (None, seen.job_id):
-        if known.end is None:
-            return Decision(Action.NOTHING, Rule.IN_FLIGHT)
-        if (known.job_id or 0) > seen.job_id:
-            return Decision(Action.ASK, Rule.OPERATION_ENDED)
-    elif known is not None and known.end is not None:
-        return Decision(Action.ASK, Rule.OPERATION_ENDED)
-    since = known.since if known is not None else seen.interval.not_before
-    ended = Operation(seen.operation, seen.job_id, since, seen.end, seen.interval.not_after)
-    memory = replace(recorded.memory, operation=ended)
-    return Decision(Action.ASK, Rule.OPERATION_ENDED, memory=memory)
-
-
-def _is_open(operation: Operation | None, interval: Interval, policy: Policy) -> bool:
-    """Whether an operation is still to be waited for."""
-    if operation is None or operation.end is not None:
+def _is_settled(
+    recorded: Recorded,
+    name: str,
+    it: Difference,
+    reading: Interval,
+    policy: Policy,
+    *,
+    is_worked_on: bool,
+) -> bool:
+    """Whether two lists agree on it, and a reading of the queue that began after the second."""
+    if not (it.first < it.last.not_before and it.last.not_after < reading.not_before):
         return False
-    if operation.job_id is not None:
+    if it.asleep_until is not None:
+        return False
+    if recorded.stale_before is not None and it.first < recorded.stale_before:
+        return False
+    is_of_lists = _is_of_lists(name, it.value, policy)
+    observed = recorded.observed
+    if not is_of_lists and observed is not None and it.first <= observed.not_after:
+        return False
+    waits_for_end = name == "name" or (name == "state" and it.value[1] in policy.ends_only)
+    if is_worked_on and waits_for_end:
+        return False
+    if not is_worked_on and is_of_lists:
         return True
-    return interval.not_before - operation.since < policy.operation_grace
-
-
-def _began_after_end(operation: Operation, interval: Interval) -> bool:
-    return operation.ended_at is None or interval.not_before > operation.ended_at
+    return it.last.not_before - it.first >= policy.proof_within

@@ -1,37 +1,30 @@
-"""Look at a whole cluster: one look at a time, jobs first, and settle what the list shows."""
+"""LOOK: list all instances, keep where they differ, and want evidence about those.
+
+It neither reads nor awaits the queue, and waits for nothing that is open.
+"""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from proj.backend import Backend, BackendError, Busy, Look, Misconfigured
-from proj.inventory import statements
-from proj.inventory.models import Cluster, Pass
-from proj.observation import Interval
-from proj.reconcile import brake, follow, passes
-from proj.reconcile.apply import Context, apply
-from proj.reconcile.decide import Action, Policy, Rule
-from proj.reconcile.leases import Lease, lease
-from proj.reconcile.queries import Chain
-from proj.reconcile.select import (
-    Selection,
-    due_for_audit,
-    known_rows,
-    mass_change,
-    passes_freely,
-    questions,
-    select,
-)
+from django.db import connection, transaction
+from django.db.models import Q
+
+from proj.backend import BackendError, Busy, Look, Misconfigured
+from proj.inventory.models import Cluster, Instance, Priority, Question, Request
+from proj.observation import Interval, Observation, Status
+from proj.reconcile import holds, questions, requests
+from proj.reconcile.compare import Comparison, Sight, compare
+from proj.reconcile.context import Context, backoff
+from proj.reconcile.decide import Action, Listed, Policy, Unlisted
+from proj.reconcile.questions import Wanted
+from proj.reconcile.record import Item, Settled, in_batches, record
 from proj.reconcile.settings import Tuning
+from proj.reconcile.turns import Turn, turn
 
-Clock = Callable[[], datetime]
-
-_OF_THE_WHOLE = (Pass.Kind.SWEEP, Pass.Kind.ALL)
-
-LATER = timedelta(seconds=1)
-"""When to look again at a cluster that has no request to spare."""
+SOURCE = "lists"
 
 HERD = 10
 """Fewer clusters than these may be looked at all at once."""
@@ -39,82 +32,50 @@ HERD = 10
 FASTER, SLOWER = 0.5, 1.5
 """By what the pace changes after a look that had news, and after one that had none."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What one look came to."""
-
-    look: Look
-    selection: Selection
-    audit: list[str]
-    """Those whose turn it is to be confirmed."""
-    revisions: int
-    """The rows' revisions before the list was read."""
-    at: datetime
+LATER = timedelta(seconds=1)
+"""When to look again at a cluster that has no request to spare."""
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
-    """What a look leaves to be done."""
+class After:
+    """What a look leaves to be done at once."""
 
-    is_asked: bool = False
-    """Queries wait to be issued."""
-    look_in: float | None = None
-    """Seconds until a second list is to be taken for a proof."""
-
-
-def look_at(
-    held: Lease, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
-) -> Next:
-    """Take up what is due for this cluster: a requested pass, a second list, the periodic look.
-
-    A failed request closes or defers the pass and is recorded with the cluster.
-    """
-    cluster = held.cluster
-    pass_of = _due(cluster, at=held.at)
-    if pass_of is None:
-        return Next()
-    try:
-        if cluster.is_failing:
-            backend.version()
-        is_asked = False
-        if not follow.is_fresh(cluster, tuning, at=held.at):
-            is_asked = _read_queue(cluster, backend, policy, tuning, now, chain)
-        rows = known_rows(cluster, at=held.at)
-        audit = due_for_audit(cluster, tuning, at=held.at) if rows.due else []
-        is_at_rest = not rows.working and rows.revisions == cluster.agreed_revisions
-        if is_at_rest and not audit and pass_of.pk is None:
-            seen = backend.look_unless(cluster.agreed_digest)
-        else:
-            seen = backend.look()
-    except Busy:
-        held.values = {"next_look_at": now() + LATER}
-        return Next()
-    except BackendError as error:
-        held.values = _failed(cluster, pass_of, error, tuning, at=now())
-        return Next()
-    if isinstance(seen, Interval):
-        held.values = _looked(cluster, seen, tuning, is_news=False)
-        return Next(is_asked)
-    has_news = not is_at_rest or seen.digest != cluster.agreed_digest
-    selection = select(cluster, seen, policy) if has_news else Selection()
-    sight = Sight(seen, selection, audit, rows.revisions, seen.interval.not_after)
-    settled = _settle(held, pass_of, sight, policy, tuning)
-    return replace(settled, is_asked=settled.is_asked or is_asked)
+    ask: bool = False
+    """Questions wait to be issued."""
+    follow: bool = False
+    """A request waits for a reading of the queue."""
 
 
-def _read_queue(
-    cluster: Cluster, backend: Backend, policy: Policy, tuning: Tuning, now: Clock, chain: Chain
-) -> bool:
-    """Read the jobs before the instances.
+def look(name: str, context: Context) -> After:
+    """Take the look that is due, periodic or for a request; safe to call at any time."""
+    tuning = context.tuning
+    with turn(name, "look", tuning.look_lease, at=context.now()) as held:
+        if held is None or held.cluster.paused:
+            return After()
+        revisions, is_requested = _level(held.cluster)
+        due = held.cluster.next_look_at
+        if due is not None and held.at < due <= held.at + _far(tuning):
+            return After()
+        try:
+            return _look(held, context, revisions, is_requested=is_requested)
+        except Busy:
+            held.values["next_look_at"] = context.now() + LATER
+        except BackendError as error:
+            _failed(held, error, tuning, at=context.now())
+    return After()
 
-    Raises:
-        BackendError: the request failed, or somebody else's is still under way.
-    """
-    with lease(cluster.name, "follow", tuning.follow_lease, at=now()) as held:
-        if held is None:
-            raise Busy(f"{cluster.name}: its queue is being read")
-        return follow.follow(held, backend, policy, tuning, now, chain)
+
+def _far(tuning: Tuning) -> timedelta:
+    """Return how far ahead no turn can be that was not set by a clock that was ahead."""
+    return 2 * timedelta(seconds=max(tuning.look_period, tuning.retry_cap))
+
+
+def due(tuning: Tuning, *, at: datetime) -> list[str]:
+    """Return the clusters whose turn it is."""
+    ahead = Q(next_look_at__gt=at + _far(tuning))
+    turn_is_due = Q(next_look_at=None) | Q(next_look_at__lte=at) | ahead
+    mine = Cluster.objects.filter(turn_is_due, paused=False)
+    return list(mine.values_list("name", flat=True))
 
 
 def spread_herd(tuning: Tuning, *, at: datetime) -> None:
@@ -128,181 +89,218 @@ def spread_herd(tuning: Tuning, *, at: datetime) -> None:
     Cluster.objects.bulk_update(herd, ["next_look_at"], batch_size=500)
 
 
-def _due(cluster: Cluster, *, at: datetime) -> Pass | None:
-    """Return the pass to carry on with: open, requested or periodic, in this order."""
-    unfinished = {"kind": _OF_THE_WHOLE, "state": (Pass.State.REQUESTED, Pass.State.OPEN)}
-    found: Iterable[Pass] = ()
-    if statements.exists(Pass, cluster=cluster.pk, **unfinished):
-        found = Pass.objects.filter(
-            cluster=cluster, kind__in=unfinished["kind"], state__in=unfinished["state"]
-        ).select_related("cluster")
-    for pass_of in sorted(found, key=lambda it: (it.state != Pass.State.OPEN, it.pk)):
-        if pass_of.state == Pass.State.OPEN:
-            is_due = pass_of.relook_at is not None and pass_of.relook_at <= at
-            return pass_of if is_due else None
-        if pass_of.not_until is None or pass_of.not_until <= at:
-            return pass_of
-    if cluster.next_look_at is None or cluster.next_look_at <= at:
-        return Pass(cluster=cluster, kind=Pass.Kind.SWEEP, requested_at=at)
-    return None
+def _level(cluster: Cluster) -> tuple[int, bool]:
+    """Return what the rows' revisions add up to, and whether somebody waits, by one statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COALESCE(SUM(revision), 0), EXISTS (SELECT 1"
+            f" FROM {Request._meta.db_table} WHERE cluster_id = %s AND state = %s AND kind <> %s)"
+            f" FROM {Instance._meta.db_table} WHERE cluster_id = %s",
+            [cluster.pk, Request.State.OPEN, Request.Kind.PLAN, cluster.pk],
+        )
+        revisions, is_requested = cursor.fetchone()
+        return int(revisions), bool(is_requested)
 
 
-def _failed(
-    cluster: Cluster, pass_of: Pass, error: BackendError, tuning: Tuning, *, at: datetime
-) -> dict[str, Any]:
-    failures = cluster.failures + 1
-    wait = passes.backoff(
-        failures, base=tuning.retry_base, cap=tuning.retry_cap, jitter=random.random()
+def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -> After:
+    cluster, memo, tuning = held.cluster, held.memo, context.tuning
+    backend = context.connect(cluster)
+    if cluster.is_failing:
+        backend.version()
+    is_full = (
+        is_requested or not memo.has_looked or cluster.looks % max(1, tuning.full_look_each) == 0
     )
-    if pass_of.pk is not None:
-        attempts = pass_of.attempts + 1
-        if isinstance(error, Misconfigured) or attempts >= tuning.pass_attempts:
-            passes.fail(pass_of, str(error), at=at)
-        else:
-            again = {"relook_at": at + wait} if pass_of.relook_at else {"not_until": at + wait}
-            Pass.objects.filter(pk=pass_of.pk).update(attempts=attempts, **again)
-    pause = max(wait, timedelta(seconds=tuning.look_period))
-    return {"failures": failures, "last_error": str(error), "next_look_at": at + pause}
+    if not is_full and cluster.agreed_digest and revisions == cluster.agreed_revisions:
+        seen = backend.look_unless(cluster.agreed_digest)
+    else:
+        seen = backend.look()
+    if isinstance(seen, Interval):
+        held.values |= _looked(cluster, seen, tuning, is_restless=False)
+        return After()
+    policy = context.policy_of(cluster)
+    found = compare(cluster, seen, policy, {} if is_full else memo.agreed, at=context.now())
+    is_asked = _keep(held, seen, found, policy, context)
+    memo.agreed, memo.has_looked = found.agreed, True
+    held.values |= _looked(
+        cluster, seen.interval, tuning, is_restless=_is_restless(found, tuning, seen.interval)
+    )
+    held.values |= _found(seen, found, revisions)
+    relook = _relook_in(found, tuning, seen.interval)
+    if relook is not None:
+        again = seen.interval.not_after + timedelta(seconds=relook)
+        held.values["next_look_at"] = min(held.values["next_look_at"], again)
+    if is_requested and found.is_complete:
+        requests.scope(cluster, seen, suspects=len(found.news))
+    return After(ask=is_asked, follow=is_requested)
 
 
-def misconfigured(error: Misconfigured, tuning: Tuning, *, at: datetime) -> dict[str, Any]:
-    """Return what is left in the row of a cluster to which nothing can be sent."""
-    pause = timedelta(seconds=tuning.look_period)
-    return {"last_error": str(error), "next_look_at": at + pause}
+def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Context) -> bool:
+    """Keep what the list said, and want evidence; returns whether anything is wanted."""
+    cluster, at = held.cluster, seen.interval.not_after
+    with transaction.atomic():
+        if not held.lock():
+            return False
+        hold = holds.renew(
+            cluster, found.entries(), context.tuning, at=at, is_list_empty=seen.size == 0
+        )
+        kept = set() if hold is None else {entry.key for entry in holds.entries_of(hold)}
+    is_asked = False
+
+    def work(batch: Sequence[Sight]) -> None:
+        nonlocal is_asked
+        with transaction.atomic():
+            if not held.lock():
+                return
+            wanted = _keep_batch(cluster, batch, found, policy, context)
+        wanted = [it for it in wanted if (it.uuid or it.name) not in kept]
+        with transaction.atomic():
+            if wanted and held.lock():
+                questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
+                is_asked = True
+
+    def spoil(sight: Sight, error: Exception) -> None:
+        found.findings.append({"instance": sight.name, "problem": f"cannot be kept: {error}"})
+
+    in_batches(found.news, work, spoil)
+    return is_asked
 
 
-def _looked(cluster: Cluster, read: Interval, tuning: Tuning, *, is_news: bool) -> dict[str, Any]:
+def _keep_batch(
+    cluster: Cluster,
+    batch: Sequence[Sight],
+    found: Comparison,
+    policy: Policy,
+    context: Context,
+) -> list[Wanted]:
+    names = {sight.name for sight in batch}
+    for announced, full in found.renamed.items():
+        if full in names:
+            nameless = Instance.objects.filter(cluster=cluster, uuid=None, name=announced)
+            nameless.filter(backend_status="").exclude(status=Status.DELETED).update(name=full)
+    items = [Item(sight.seen, sight.uuid, sight.name, SOURCE) for sight in batch]
+    settled = record(cluster, items, policy, context.tuning, now=context.now)
+    strangers = [it for it in settled if it.row is None and it.decision.action is Action.ASK]
+    return [*_of_strangers(cluster, strangers), *_of_known(settled)]
+
+
+def _of_known(settled: Sequence[Settled]) -> list[Wanted]:
+    """Return whom to ask about: evidence is to be newer than the first list that said so."""
+    wanted = []
+    for it in settled:
+        if it.row is None or it.decision.action is not Action.ASK:
+            continue
+        memory, seen = it.decision.memory, it.seen
+        newer_than = seen.interval.not_before
+        if memory is not None:
+            firsts = [difference.first for difference in memory.differs.values()]
+            newer_than = max(firsts, default=memory.missing[0] if memory.missing else newer_than)
+        name = seen.seen.instance if isinstance(seen, Listed) else it.row.name
+        wanted.append(Wanted(it.row.uuid, name, newer_than))
+    return wanted
+
+
+def _of_strangers(cluster: Cluster, settled: Sequence[Settled]) -> list[Wanted]:
+    """Return whom to ask about, with what the lists have said of each so far."""
+    if not settled:
+        return []
+    asked = Question.objects.filter(
+        cluster=cluster, epoch=cluster.epoch, uuid__in=[it.item.uuid for it in settled]
+    )
+    before = {question.uuid: question.listed for question in asked}
+    wanted = []
+    for it in settled:
+        assert isinstance(it.seen, Listed)
+        seen = it.seen.seen
+        listed = continued(before.get(seen.uuid), seen)
+        first = datetime.fromisoformat(listed["first"])
+        wanted.append(Wanted(seen.uuid, seen.instance, first, listed))
+    return wanted
+
+
+def continued(before: Any, seen: Observation) -> dict[str, Any]:
+    """Return what lists say of one that is not recorded: since when, and what the last said."""
+    this = {"first": seen.interval.not_before.isoformat(), "seen": seen.to_json()}
+    try:
+        earlier = Observation.from_json(before["seen"])
+        first = datetime.fromisoformat(before["first"])
+        if replace(earlier, interval=seen.interval) == seen and (
+            first <= earlier.interval.not_before < seen.interval.not_before
+        ):
+            this["first"] = before["first"]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        pass
+    return this
+
+
+def _found(seen: Look, found: Comparison, revisions: int) -> dict[str, Any]:
+    agreed = {
+        "agreed_digest": seen.digest if found.agrees else "",
+        "agreed_revisions": revisions,
+    }
+    values = {**agreed, "listed": seen.size, "findings": found.findings[:MOST_FINDINGS]}
+    if found.is_complete:
+        values |= {
+            "looked_not_before": seen.interval.not_before,
+            "looked_not_after": seen.interval.not_after,
+        }
+    return values
+
+
+MOST_FINDINGS = 200
+
+
+def _is_restless(found: Comparison, tuning: Tuning, interval: Interval) -> bool:
+    """Whether anything is new: what is not settled keeps the fast pace for a while only."""
+    since = interval.not_before - timedelta(seconds=tuning.proof_within)
+    return any(_first(sight) >= since for sight in found.news if sight.recorded is not None) or any(
+        sight.decision.action is Action.ASK for sight in found.news if sight.recorded is None
+    )
+
+
+def _first(sight: Sight) -> datetime:
+    memory, begun = sight.decision.memory, sight.seen.interval.not_before
+    if memory is None:
+        return begun
+    if memory.missing is not None:
+        return memory.missing[0]
+    return max((it.first for it in memory.differs.values()), default=begun)
+
+
+def _relook_in(found: Comparison, tuning: Tuning, interval: Interval) -> float | None:
+    """Return in how many seconds a second list is needed to prove what this one is the first of."""
+    waits = []
+    for sight in found.news:
+        memory = sight.decision.memory
+        if memory is None or _first(sight) != interval.not_before:
+            continue
+        if isinstance(sight.seen, Unlisted):
+            waits.append(tuning.gone_after)
+        elif sight.decision.action is not Action.ASK and memory.differs:
+            waits.append(tuning.relook_after)
+    return min(waits, default=None)
+
+
+def _looked(
+    cluster: Cluster, read: Interval, tuning: Tuning, *, is_restless: bool
+) -> dict[str, Any]:
     """Return what a look that succeeded leaves in the cluster's row."""
-    pace = (cluster.pace or tuning.look_period) * (FASTER if is_news else SLOWER)
+    pace = (cluster.pace or tuning.look_period) * (FASTER if is_restless else SLOWER)
     pace = min(max(pace, tuning.look_period_min), tuning.look_period)
     spread = 0.9 + random.random() * 0.2
     return {
+        "moment": read.not_after,
         "failures": 0,
         "last_error": "",
         "pace": pace,
+        "looks": cluster.looks + 1,
         "next_look_at": read.not_after + timedelta(seconds=pace * spread),
-        "looked_not_before": read.not_before,
-        "looked_not_after": read.not_after,
     }
 
 
-def _settle(held: Lease, pass_of: Pass, sight: Sight, policy: Policy, tuning: Tuning) -> Next:
-    cluster, look, selection, at = held.cluster, sight.look, sight.selection, sight.at
-    mass = mass_change(selection, look, tuning.limits)
-    is_news = mass is not None or selection.is_news()
-    held.values = _looked(cluster, look.interval, tuning, is_news=is_news)
-    if pass_of.plan:
-        # A plan leaves nothing behind by which later decisions would change.
-        del held.values["looked_not_before"], held.values["looked_not_after"]
-    if mass is not None and mass.fingerprint != pass_of.fingerprint:
-        _hold(pass_of, sight, mass, policy, tuning)
-        return Next()
-    if (selection.decided or selection.agreed) and selection.agrees():
-        held.values |= {"agreed_digest": look.digest, "agreed_revisions": sight.revisions}
-    asked = questions(pass_of, look, selection, sight.audit, at=at)
-    findings = list(_findings(selection))
-    if pass_of.pk is None and not (is_news or asked) and _is_told(cluster, findings):
-        return Next()
-    _open(pass_of, look, selection, findings, at=at)
-    if pass_of.plan:
-        _plan(pass_of, selection)
-    else:
-        context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
-        _carry_out(cluster, selection, context)
-    for question in asked:
-        passes.ask(pass_of, question.names, lane=question.lane, by_name=question.by_name)
-    look_in = _second_list_in(pass_of, selection, tuning)
-    if look_in is not None:
-        relook_at = at + timedelta(seconds=look_in)
-        Pass.objects.filter(pk=pass_of.pk).update(relook_at=relook_at)
-    passes.close_if_finished(pass_of, at=at)
-    return Next(is_asked=bool(asked), look_in=look_in)
-
-
-def _hold(pass_of: Pass, sight: Sight, mass: brake.Held, policy: Policy, tuning: Tuning) -> None:
-    """Hold the pass, except for what takes nothing away."""
-    look, selection, at = sight.look, sight.selection, sight.at
-    free = Selection(
-        {name: it for name, it in selection.decided.items() if passes_freely(it[0], it[1])}
-    )
-    is_periodic = pass_of.pk is None
-    if is_periodic and _is_held_already(pass_of.cluster, mass) and not free.decided:
-        return
-    _open(pass_of, look, selection, list(_findings(selection)), at=at)
-    if not pass_of.plan:
-        context = Context(policy, tuning.flapping, at, pass_of.pk, pass_of.kind)
-        _carry_out(pass_of.cluster, free, context)
-    passes.hold(pass_of, mass.reason, mass.fingerprint, at=at)
-
-
-def _is_told(cluster: Cluster, findings: list[dict[str, str | None]]) -> bool:
-    """Whether the last pass said the same already, or there is nothing to say."""
-    if not findings:
-        return True
-    last = Pass.objects.filter(cluster=cluster, kind__in=_OF_THE_WHOLE).first()
-    return last is not None and last.findings == findings
-
-
-def _is_held_already(cluster: Cluster, mass: brake.Held) -> bool:
-    last = Pass.objects.filter(
-        cluster=cluster, kind__in=_OF_THE_WHOLE, state=Pass.State.CLOSED
-    ).first()
-    return last is not None and last.fingerprint == mass.fingerprint
-
-
-def _carry_out(cluster: Cluster, selection: Selection, context: Context) -> None:
-    for name, (seen, decision, _) in selection.decided.items():
-        if decision.action in (Action.RECORD, Action.REMEMBER) or decision.memory is not None:
-            apply(cluster, name, seen, context)
-
-
-def _plan(pass_of: Pass, selection: Selection) -> None:
-    planned = [
-        change
-        for name, (seen, decision, _) in selection.decided.items()
-        if decision.action is Action.RECORD
-        for change in passes.changes_json(name, seen, decision, pass_of.kind)
-    ]
-    Pass.objects.filter(pk=pass_of.pk).update(planned=planned)
-
-
-def _open(
-    pass_of: Pass,
-    look: Look,
-    selection: Selection,
-    findings: list[dict[str, str | None]],
-    *,
-    at: datetime,
-) -> None:
-    pass_of.state = Pass.State.OPEN
-    pass_of.started_at = pass_of.started_at or at
-    pass_of.listed = look.size
-    pass_of.suspects += len(selection.names(Action.ASK)) + len(selection.names(Action.ASK_BY_NAME))
-    pass_of.looks += 1
-    pass_of.relook_at = None
-    pass_of.findings = findings
-    pass_of.save()
-
-
-def _findings(selection: Selection) -> Iterable[dict[str, str | None]]:
-    for record in selection.unreadable:
-        yield {"instance": record.instance, "problem": record.problem}
-    for name in selection.names(Action.REPORT):
-        yield {"instance": name, "problem": "Ganeti has it and the database has not"}
-    for name, (_, decision, _) in selection.decided.items():
-        if decision.action is Action.REMEMBER and decision.rule is not Rule.AGREES:
-            yield {"instance": name, "problem": f"awaits proof: {decision.rule}"}
-
-
-def _second_list_in(pass_of: Pass, selection: Selection, tuning: Tuning) -> float | None:
-    """Return in how many seconds a second list is needed to prove what the first one said."""
-    if pass_of.plan or pass_of.looks >= 2:
-        return None
-    awaits = {
-        decision.rule
-        for _, decision, _ in selection.decided.values()
-        if decision.action is Action.REMEMBER
-    }
-    if Rule.MISSING_ONCE in awaits:
-        return tuning.gone_after
-    return tuning.relook_after if Rule.FIRST_OF_TWO_LISTS in awaits else None
+def _failed(held: Turn, error: BackendError, tuning: Tuning, *, at: datetime) -> None:
+    failures = held.cluster.failures + 1
+    wait = backoff(failures, base=tuning.retry_base, cap=tuning.retry_cap)
+    pause = max(wait, timedelta(seconds=tuning.look_period_min))
+    held.values |= {"failures": failures, "last_error": str(error), "next_look_at": at + pause}
+    if isinstance(error, Misconfigured):
+        requests.refuse(held.cluster, str(error), at=at)

@@ -1,21 +1,41 @@
-"""What this process has decided before: a record that agreed, with a row that is as it was.
+"""What this process remembers of a cluster; all of it may be thrown away at any time.
 
 The decision about a settled instance that is listed as it is recorded depends on nothing but
 the two, so that it need not be taken again. A process that has just begun knows nothing, and
-decides about all.
+neither does one whose database became another.
 """
 
+from dataclasses import dataclass, field
+
 Agreed = dict[str, tuple[int, int]]
-"""Name -> the print of the listed record, and the revision of the row."""
-
-_of_clusters: dict[int, Agreed] = {}
+"""Uuid, or name where there is none -> the print of the listed record, and the row's revision."""
 
 
-def recall(cluster: int) -> Agreed:
-    """Return what agreed when this process last looked at the cluster."""
-    return _of_clusters.get(cluster, {})
+@dataclass(slots=True)
+class Memo:
+    """What is remembered of one cluster."""
+
+    generation: str
+    """Of the database that it was remembered of."""
+    version: int = 0
+    """Of the cluster's row: one that goes back comes from a backup."""
+    agreed: Agreed = field(default_factory=dict)
+    has_looked: bool = False
+    has_read: bool = False
+    """Whether this process has read the cluster's queue."""
 
 
-def keep(cluster: int, agreed: Agreed) -> None:
-    """Keep what agrees now, in place of what was kept before."""
-    _of_clusters[cluster] = agreed
+_of_clusters: dict[int, Memo] = {}
+
+
+def recall(cluster: int, generation: str) -> Memo:
+    """Return what this process remembers of a cluster in this very database."""
+    memo = _of_clusters.get(cluster)
+    if memo is None or memo.generation != generation:
+        memo = _of_clusters[cluster] = Memo(generation)
+    return memo
+
+
+def forget() -> None:
+    """Forget everything, as a process that begins anew."""
+    _of_clusters.clear()

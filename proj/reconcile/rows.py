@@ -1,91 +1,188 @@
-"""Between the database's row of an instance and the decision's view of it."""
+"""Between the database's rows and the decision's view of them.
 
-from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+A moment of another epoch, or one that lies ahead, is no moment: whatever a row holds, it reads.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
-from proj.inventory.models import Cluster, Instance
-from proj.observation import Configuration, Interval, JobEnd, Nic, Status
-from proj.reconcile.decide import Change, Memory, Operation, Recorded
+from proj.backend import JobState
+from proj.inventory.models import Cluster, Instance, Job
+from proj.observation import (
+    CONFIGURATION_FIELDS,
+    Configuration,
+    Interval,
+    Status,
+    of_json,
+    to_json,
+)
+from proj.reconcile.decide import SETTLED, Difference, Memory, OpenJob, Recorded
+
+OPEN = (JobState.QUEUED.value, JobState.WAITING.value, JobState.RUNNING.value)
 
 
-def recorded_of(row: Instance, looked: Interval | None) -> Recorded:
-    """Read a row.
+def recorded_of(
+    row: Instance, cluster: Cluster, jobs: Iterable[Job] = (), *, at: datetime
+) -> Recorded:
+    """Read a row, with the jobs of the mirror that work on it.
 
-    A look that found an instance as it was writes no row; ``looked``, the cluster's last
-    look, stands for it.
+    A look that found an instance as it was writes no row: the cluster's last look stands for
+    it, where nothing is kept that the look did not agree with.
     """
-    observed = row.observed
-    if looked is not None and looked.not_after > observed.not_after:
+    is_of_epoch = row.epoch == cluster.epoch
+    memory = memory_of(row, at=at) if is_of_epoch else SETTLED
+    observed = row.observed if is_of_epoch and row.observed_not_after <= at else None
+    looked = cluster.looked
+    if (
+        observed is not None
+        and looked is not None
+        and looked.begins_after(observed)
+        and not row.differs
+        and row.missing_first is None
+        and (row.stale_before is None or row.stale_before <= looked.not_before)
+    ):
         observed = looked
     return Recorded(
-        status=Status(row.status),
-        backend_status=row.backend_status,
-        configuration=Configuration(
-            memory=row.memory,
-            vcpus=row.vcpus,
-            disks=None if row.disks is None else tuple(row.disks),
-            nics=None if row.nics is None else tuple(Nic(**nic) for nic in row.nics),
-            nodes=None if row.nodes is None else tuple(row.nodes),
-            os=row.os,
-        ),
+        name=row.name,
+        state=(Status(row.status), row.backend_status),
+        configuration=_configuration_of(row),
         observed=observed,
-        memory=memory_of(row),
+        stale_before=_past(row.stale_before, at) if is_of_epoch else None,
+        memory=memory,
+        jobs=tuple(_open_job(job, row, at) for job in jobs),
     )
 
 
-def looked_of(cluster: Cluster) -> Interval | None:
-    """Return the interval of the cluster's last look."""
-    if cluster.looked_not_before is None or cluster.looked_not_after is None:
-        return None
-    return Interval(cluster.looked_not_before, cluster.looked_not_after)
+def _configuration_of(row: Instance) -> Configuration:
+    """Read a row's configuration; a field that cannot be read was never told."""
+    fields = {}
+    for name in CONFIGURATION_FIELDS:
+        with suppress(TypeError, ValueError):
+            fields[name] = of_json(name, getattr(row, name))
+    return Configuration(**fields)
 
 
-def values_of_changes(changes: Iterable[Change]) -> dict[str, Any]:
-    """Return the columns that these changes set."""
-    return {change.field: to_json(change.after) for change in changes}
+def memory_of(row: Instance, *, at: datetime) -> Memory:
+    """Read what the last lists said; what cannot be read was never kept."""
+    missing = None
+    first, last = _past(row.missing_first, at), _past(row.missing_last, at)
+    if first is not None and last is not None and first <= last:
+        missing = (first, last)
+    return Memory(differs_of(row.differs, at=at), missing)
+
+
+def differs_of(value: Any, *, at: datetime) -> dict[str, Difference]:
+    """Read kept differences; those that cannot be read, or lie ahead, are dropped."""
+    found = {}
+    for name, it in value.items() if isinstance(value, Mapping) else ():
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            found[name] = _difference(name, it, at)
+    return found
+
+
+def differs_json(differs: Mapping[str, Difference]) -> dict[str, Any]:
+    """Return what ``differs_of`` reads back."""
+    return {
+        name: {
+            "value": to_json(it.value),
+            "first": it.first.isoformat(),
+            "last": it.last.to_json(),
+            "acquittals": it.acquittals,
+            "asleep_until": it.asleep_until.isoformat() if it.asleep_until else None,
+        }
+        for name, it in differs.items()
+    }
 
 
 def values_of_memory(memory: Memory) -> dict[str, Any]:
     """Return the columns that keep ``memory``."""
-    operation, witness, missing = memory.operation, memory.witness, memory.missing
+    first, last = memory.missing or (None, None)
     return {
-        "operation": operation.name if operation else "",
-        "operation_job_id": operation.job_id if operation else None,
-        "operation_since": operation.since if operation else None,
-        "operation_end": (operation.end or "") if operation else "",
-        "operation_ended_at": operation.ended_at if operation else None,
-        "witness_word": witness[0] if witness else "",
-        "witness_not_before": witness[1].not_before if witness else None,
-        "witness_not_after": witness[1].not_after if witness else None,
-        "missing_first": missing[0] if missing else None,
-        "missing_last": missing[1] if missing else None,
+        "differs": differs_json(memory.differs),
+        "differs_since": min((it.first for it in memory.differs.values()), default=None),
+        "missing_first": first,
+        "missing_last": last,
     }
 
 
-def to_json(value: Any) -> Any:
-    """Return ``value`` as the database keeps it: tuples as lists, NICs as objects."""
-    if isinstance(value, tuple):
-        return [to_json(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return value
+def key_of(row: Instance) -> str:
+    """Return what names an instance in a hold: its uuid, or its name where it has none."""
+    return row.uuid or row.name
 
 
-def memory_of(row: Instance) -> Memory:
-    """Read what is kept about an instance until a question about it is settled."""
-    operation = witness = missing = None
-    if row.operation and row.operation_since:
-        end = JobEnd(row.operation_end) if row.operation_end else None
-        operation = Operation(
-            row.operation,
-            row.operation_job_id,
-            row.operation_since,
-            end,
-            row.operation_ended_at,
-        )
-    if row.witness_not_before and row.witness_not_after:
-        witness = (row.witness_word, Interval(row.witness_not_before, row.witness_not_after))
-    if row.missing_first and row.missing_last:
-        missing = (row.missing_first, row.missing_last)
-    return Memory(operation, witness, missing)
+class JobsByInstance:
+    """Which open jobs work on an instance, by its uuid and by its name."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._by: dict[str, list[Job]] = {}
+        for job in jobs:
+            for key in {*texts(job.names), *texts(job.uuids)}:
+                self._by.setdefault(key, []).append(job)
+
+    def on(self, row: Instance) -> list[Job]:
+        """Return the jobs on an instance, by their ids."""
+        if not self._jobs:
+            return []
+        found = {
+            id(job): job for key in (row.name, row.uuid) for job in self._by.get(key or "", ())
+        }
+        return sorted(found.values(), key=lambda job: (job.job_id is None, job.job_id))
+
+
+def works_of(job: Job) -> list[tuple[str, str, Any]]:
+    """Return what a job does, as triples of instance, operation and status, if it can be read."""
+    found = job.work if isinstance(job.work, list) else []
+    triples = [it for it in found if isinstance(it, list) and len(it) == 3]
+    return [(it[0], it[1], it[2]) for it in triples if all(isinstance(x, str) for x in it[:2])]
+
+
+def texts(value: Any) -> list[str]:
+    """Return the texts of a list, whatever else it may hold."""
+    return [it for it in value if isinstance(it, str)] if isinstance(value, list) else []
+
+
+def _open_job(job: Job, row: Instance, at: datetime) -> OpenJob:
+    operation, status = work_on(job, row)
+    return OpenJob(operation, status, _past(job.running_since, at), announced=job.announced)
+
+
+def work_on(job: Job, row: Instance) -> tuple[str, Status | None]:
+    """Return what a job does to an instance, and the API's word for that."""
+    works = works_of(job)
+    mine = [it for it in works if it[0] == row.name] or works
+    if not mine:
+        return "", None
+    _, operation, status = mine[-1]
+    known = isinstance(status, str) and status in set(Status)
+    return operation, Status(status) if known else None
+
+
+def _difference(name: str, it: Mapping[str, Any], at: datetime) -> Difference:
+    value = it["value"]
+    if name == "state":
+        status, word = value
+        value = (Status(status), str(word))
+    elif name == "name":
+        value = str(value)
+    elif name in CONFIGURATION_FIELDS:
+        value = of_json(name, value)
+    else:
+        raise ValueError(f"no field {name}")
+    first, last = datetime.fromisoformat(it["first"]), Interval.from_json(it["last"])
+    if not first <= last.not_before or last.not_after > at:
+        raise ValueError("a list from the future")
+    asleep = it["asleep_until"]
+    return Difference(
+        value,
+        first,
+        last,
+        int(it["acquittals"]),
+        datetime.fromisoformat(asleep) if asleep else None,
+    )
+
+
+def _past(moment: datetime | None, at: datetime) -> datetime | None:
+    return moment if moment is not None and moment <= at else None

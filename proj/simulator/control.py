@@ -1,7 +1,9 @@
 """Break and mend clusters of a simulator that runs as a process of its own.
 
 `PUT /simulator/faults`, `queue` or `truth` with a JSON object: each key is a switch to set, or
-something to let happen to what its value names.
+something to let happen: its value is an argument, an object of arguments, true where it takes
+none, or a list of such for more than one. `submit` takes an operation, a list of a job's
+operations, or an object of arguments.
 """
 
 import json
@@ -14,15 +16,31 @@ from proj.simulator.truth import Truth
 
 Target = Faults | Queue | Truth
 
+QUEUES = frozenset({"truth", "jobs", "archived"})
+
 SETS: dict[type, frozenset[str]] = {
     Faults: frozenset(field.name for field in fields(Faults)),
-    Queue: frozenset({"seconds", "parallel", "paused", "stuck", "reordered", "skew"}),
-    Truth: frozenset(),
+    Queue: frozenset(field.name for field in fields(Queue) if field.name[0] != "_") - QUEUES,
+    Truth: frozenset({"domain"}),
 }
 HAPPENS: dict[type, frozenset[str]] = {
     Faults: frozenset(),
-    Queue: frozenset({"submit", "cancel", "lose", "archive", "purge"}),
-    Truth: frozenset({"add", "remove", "change", "start", "stop", "crash", "set_node"}),
+    Queue: frozenset({"submit", "lock", "cancel", "end", "lose", "archive", "purge", "begin_anew"}),
+    Truth: frozenset(
+        {
+            "add",
+            "reserve",
+            "commit",
+            "rename",
+            "remove",
+            "change",
+            "start",
+            "stop",
+            "stop_inside",
+            "crash",
+            "set_node",
+        }
+    ),
 }
 
 
@@ -55,12 +73,14 @@ def command(target: Target, body: bytes) -> None:
 
 def _let_happen(target: Target, name: str, value: Any) -> None:
     event = getattr(target, name)
+    values = value if isinstance(value, list) and name != "submit" else [value]
     try:
-        if name != "submit" and isinstance(value, dict):
-            event(**value)
-        elif value is True:
-            event()
-        else:
-            event(value)
-    except (KeyError, TypeError) as error:
+        for each in values:
+            if isinstance(each, dict) and "OP_ID" not in each:
+                event(**each)
+            elif each is True:
+                event()
+            else:
+                event(each)
+    except (KeyError, TypeError, ValueError) as error:
         raise Refused(f"{name}: {error}") from None

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import contextlib
+import http.client
 import json
 import secrets
 import ssl
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,12 +23,13 @@ from cryptography.x509.oid import NameOID
 from proj.simulator import control
 from proj.simulator.faults import Faults
 from proj.simulator.queue import Queue
-from proj.simulator.rapi import HttpError, Rapi, Reply
+from proj.simulator.rapi import Hangs, HttpError, Rapi, Reply
 from proj.simulator.truth import Truth
 
 USER = "reconciler"
 CONTROL = "/simulator/"
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
+DOWN = 0.1
+"""The part of each of its lives in which a RAPI that is restarted does not answer yet."""
 
 
 @dataclass(slots=True)
@@ -140,6 +143,7 @@ class Simulator:
         request = await _read(reader)
         is_control = request.target.startswith(CONTROL)
         faults = Faults() if is_control else cluster.faults
+        life = _life(faults)
         while faults.hang:
             await asyncio.sleep(0.1)
         if faults.latency:
@@ -149,7 +153,15 @@ class Simulator:
         elif is_control:
             reply = self._control(cluster, request)
         else:
-            reply = cluster.rapi.answer(request.method, request.target, request.body)
+            try:
+                reply = cluster.rapi.answer(request.method, request.target, request.body)
+            except Hangs:
+                await asyncio.Event().wait()
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        if life is None or life != _life(faults):
+            writer.transport.abort()
+            return
         if faults.garbage:
             reply = Reply(200, b"<html>not what you asked for</html>")
         writer.write(_bytes_of(reply, cut=faults.cut))
@@ -164,6 +176,7 @@ class Simulator:
             if what == "master":
                 self._move_master(cluster.name, float(request.body))
             elif what in targets:
+                cluster.queue.advance()
                 control.command(targets[what], request.body)
             else:
                 raise control.Refused(f"no {what}; there is {', '.join(targets)}, master")
@@ -236,13 +249,21 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     return Request(method, target, headers.get("authorization", ""), body)
 
 
+def _life(faults: Faults) -> float | None:
+    """Return in which of its lives a RAPI that is restarted is, if it lives."""
+    if not faults.restarts:
+        return 0.0
+    life, age = divmod(time.monotonic(), faults.restarts)
+    return life if age > DOWN * faults.restarts else None
+
+
 def _is_authentic(cluster: Cluster, header: str) -> bool:
     expected = base64.b64encode(f"{USER}:{cluster.password}".encode()).decode()
     return secrets.compare_digest(header.encode(), f"Basic {expected}".encode())
 
 
 def _bytes_of(reply: Reply, *, cut: bool) -> bytes:
-    reason = _REASONS.get(reply.status, "Error")
+    reason = http.client.responses.get(reply.status, "Error")
     head = (
         f"HTTP/1.1 {reply.status} {reason}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"

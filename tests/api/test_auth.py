@@ -9,9 +9,9 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from proj.inventory.models import Pass
+from proj.inventory.models import Hold, Request
 from tests.commands import ROOT
-from tests.recorded import record_cluster, record_fleet
+from tests.recorded import record_cluster, record_fleet, record_hold
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -22,25 +22,32 @@ GETS = [
     "/api/v1/clusters/alpha/instances",
     INSTANCE,
     f"{INSTANCE}/transitions",
+    "/api/v1/clusters/alpha/holds",
     "/api/v1/passes/1",
     "/compute/v2.1/servers",
     "/compute/v2.1/servers/detail",
     "/compute/v2.1/servers/8a0c3f52-6f0b-5d0e-9b53-0f2a4c1d7e66",
 ]
-POSTS = [f"{INSTANCE}/reconcile", f"{INSTANCE}/operations", "/api/v1/clusters/alpha/reconcile"]
+POSTS = [
+    f"{INSTANCE}/reconcile",
+    f"{INSTANCE}/operations",
+    "/api/v1/clusters/alpha/reconcile",
+    "/api/v1/holds/{hold}/approve",
+]
 WRONG = ["", "Bearer", "Bearer ", "Bearer wrong", "Basic {token}", "{token}", "Bearer é"]
 
 
 @pytest.mark.parametrize("header", WRONG)
 @pytest.mark.parametrize("url", GETS + POSTS)
 def test_without_the_token_nothing_is_told_or_done(url: str, header: str) -> None:
-    record_cluster()
+    url = url.format(hold=record_hold(record_cluster()).pk)
     client = Client(headers={"Authorization": header.format(token=settings.API_TOKEN)})
     answer = client.get(url) if url in GETS else client.post(url, "{}", "application/json")
     assert answer.status_code == 401
     assert answer["WWW-Authenticate"] == "Bearer"
     assert "API_TOKEN" in answer.json()["detail"]
-    assert not Pass.objects.exists()
+    assert not Request.objects.exists()
+    assert not Hold.objects.exclude(approved_at=None).exists()
 
 
 @pytest.mark.parametrize("url", GETS)
@@ -68,6 +75,8 @@ def test_the_description_needs_no_token_and_says_that_the_rest_does() -> None:
         "/api/v1/clusters/{cluster}/instances/{name}/reconcile",
         "/api/v1/clusters/{cluster}/instances/{name}/operations",
         "/api/v1/clusters/{cluster}/reconcile",
+        "/api/v1/clusters/{cluster}/holds",
+        "/api/v1/holds/{number}/approve",
         "/api/v1/passes/{number}",
     }
     for path in described["paths"].values():
@@ -78,7 +87,7 @@ def test_no_page_and_no_log_shows_a_secret(
     caller: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAPI_PASSWORD", "open sesame")
-    record_cluster()
+    hold = record_hold(record_cluster())
     record_fleet(clusters=2, instances=2)
     open_pages = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/docs", "/api/v1/openapi.json"]
     shown = caplog.text
@@ -86,7 +95,7 @@ def test_no_page_and_no_log_shows_a_secret(
         answer = caller.get(url)
         shown += answer.content.decode() + str(answer.headers)
     for url in POSTS:
-        answer = caller.post(url, '{"action": "NONSENSE"}', "application/json")
+        answer = caller.post(url.format(hold=hold.pk), '{"action": "NONSENSE"}', "application/json")
         shown += answer.content.decode() + str(answer.headers)
     shown += caplog.text
     for secret in (settings.API_TOKEN, settings.SECRET_KEY, "open sesame", "RAPI_PASSWORD"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from proj.inventory.models import Instance, Pass
+from proj.inventory.models import Instance, Request
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import add_cluster, command
 from tests.environment import free_port, until
@@ -97,7 +97,7 @@ def test_an_instance_is_reconciled_and_the_answer_says_where_to_look(
     accepted = json.loads(text)
     assert (status, headers["Location"]) == (202, accepted["url"])
     done = web.follow(accepted)
-    assert (done["outcome"], done["kind"]) == ("reconciled", "requery")
+    assert (done["outcome"], done["kind"]) == ("reconciled", "instance")
     assert ("status", "ACTIVE", "STOPPED", "job-convicts") in {
         (it["field"], it["from"], it["to"], it["rule"]) for it in done["changes"]
     }
@@ -164,7 +164,7 @@ def test_without_redis_nothing_is_promised_and_everything_recorded_is_still_show
         assert json.loads(text) == {
             "detail": "no answer from Redis (REDIS_URL); ask again when it is back"
         }
-    assert not Pass.objects.exists()
+    assert not Request.objects.exists()
     assert web.call("/readyz")[:2] == (503, "no answer from Redis (REDIS_URL)\n")
     for path in ("/", "/metrics", "/api/v1/clusters", "/compute/v2.1/servers"):
         assert web.call(path)[0] == 200

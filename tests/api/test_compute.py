@@ -1,12 +1,13 @@
 """The servers as clients of OpenStack Compute expect them."""
 
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from django.test import Client
 
-from proj.api.compute import id_of
-from tests.recorded import record_cluster, record_instance
+from proj.inventory.models import Instance
+from tests.recorded import record_cluster, record_instance, record_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,8 +25,10 @@ def names(told: Any) -> list[str]:
 
 
 def test_a_server_has_our_status_and_novas_words_beside_it(caller: Client) -> None:
+    cluster = record_cluster()
+    record_job(cluster, "vm1", "REBOOT")
     record_instance(
-        record_cluster(), "vm1", status="REBOOT", operation="REBOOT", memory=512, vcpus=2,
+        cluster, "vm1", status="REBOOT", memory=512, vcpus=2,
         disks=[1024, 2048], nodes=["node1"],
         nics=[
             {"ip": "192.0.2.7", "mac": "aa:00:00:00:00:07", "mode": "bridged", "link": "br0"},
@@ -56,9 +59,16 @@ def test_a_stopped_server_at_rest_has_no_task(caller: Client) -> None:
     assert server["OS-EXT-STS:task_state"] is None
 
 
-def test_an_id_is_the_same_for_the_same_name_in_the_same_cluster_and_no_other() -> None:
-    assert str(id_of("alpha", "vm1")) == "1e61cc80-a1bc-5d08-a1d0-1578b3d80a7d"
-    assert len({id_of(c, n) for c in ("alpha", "beta") for n in ("vm1", "vm2")}) == 4
+def id_of(cluster: str, name: str) -> UUID:
+    return Instance.objects.get(cluster__name=cluster, name=name).api_id
+
+
+def test_a_server_is_known_by_its_id_and_of_twins_the_living_one(caller: Client) -> None:
+    twin = uuid4()
+    record_instance(record_cluster(), "vm1", uuid=str(twin), api_id=twin, status="DELETED")
+    record_instance(record_cluster("beta"), "vm1", uuid=str(twin), api_id=twin)
+    server = get(caller, f"{SERVERS}/{twin}")["server"]
+    assert (server["OS-EXT-AZ:availability_zone"], server["id"]) == ("beta", str(twin))
 
 
 def test_servers_are_filtered_by_status_and_by_a_part_of_the_name(caller: Client) -> None:
@@ -91,7 +101,7 @@ def test_pages_follow_one_another_by_marker_across_clusters(caller: Client) -> N
 
 
 def test_what_is_wrong_is_said_as_nova_says_it(caller: Client) -> None:
-    nobody = id_of("alpha", "nobody")
+    nobody = uuid4()
     fault = get(caller, f"{SERVERS}/{nobody}", 404)["itemNotFound"]
     assert (fault["code"], str(nobody) in fault["message"]) == (404, True)
     fault = get(caller, f"{SERVERS}?marker={nobody}", 400)["badRequest"]
@@ -103,4 +113,4 @@ def test_what_is_wrong_is_said_as_nova_says_it(caller: Client) -> None:
 def test_servers_can_only_be_read(caller: Client) -> None:
     for method in (caller.post, caller.put, caller.delete):
         assert method(SERVERS).status_code == 405
-        assert method(f"{SERVERS}/{id_of('alpha', 'vm1')}").status_code == 405
+        assert method(f"{SERVERS}/{uuid4()}").status_code == 405

@@ -10,8 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proj.clock import now
 from proj.inventory import fleet
-from proj.inventory.models import Pass, Query
-from tests.recorded import record_change, record_cluster, record_instance, record_pass
+from proj.inventory.models import Question
+from tests.recorded import (
+    record_change,
+    record_cluster,
+    record_hold,
+    record_instance,
+    record_job,
+    record_request,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,8 +41,10 @@ def scrape() -> dict[str, dict[tuple[str, ...], float]]:
 def test_instances_are_counted_by_cluster_status_and_operation() -> None:
     alpha, beta = record_cluster(), record_cluster("beta")
     record_instance(alpha, "vm1")
-    record_instance(alpha, "vm2", status="REBOOT", operation="REBOOT")
-    record_instance(alpha, "vm3", operation="REBOOT", operation_end="success")
+    record_instance(alpha, "vm2", status="REBOOT")
+    record_instance(alpha, "vm3")
+    record_job(alpha, "vm2", "REBOOT")
+    record_job(alpha, "vm3", "REBOOT", state="ended")
     record_instance(beta, "vm1", status="STOPPED", flapping_since=now())
     told = scrape()
     assert told["instances"]["alpha", "ACTIVE"] == 2
@@ -61,22 +70,23 @@ def test_confirmations_are_held_against_their_maximum_age_and_the_budget() -> No
     assert told["audit_round_seconds"]["alpha",] == 3 * 3600
 
 
-def test_passes_and_queries_are_counted_while_they_are_not_over() -> None:
-    cluster = record_cluster()
-    asked = Pass.objects.create(cluster=cluster, kind="sweep", state="open", requested_at=now())
-    Pass.objects.create(cluster=cluster, kind="all", requested_at=now())
-    record_pass(cluster, "held")
-    for number, state in enumerate(("pending", "pending", "submitted", "done", "failed")):
-        Query.objects.create(
-            cluster=cluster, pass_of=asked, instance=f"vm{number}", lane=1, state=state
-        )
+def test_requests_questions_and_holds_are_counted_while_they_are_not_over() -> None:
+    cluster, at = record_cluster(), now()
+    record_request(cluster, "", state="open", closed_at=None)
+    record_request(cluster, "in_sync")
+    record_hold(cluster, "vm1")
+    for number, priority in enumerate((0, 1, 1)):
+        Question.objects.create(
+            cluster=cluster, name=f"vm{number}", priority=priority, newer_than=at,
+            wanted_since=at - timedelta(seconds=30),
+        )  # fmt: skip
     told = scrape()
-    assert told["passes"] == {("alpha", "open"): 1, ("alpha", "requested"): 1}
-    assert told["queries"] == {
-        ("alpha", "pending"): 2, ("alpha", "submitting"): 0, ("alpha", "submitted"): 1,
-        ("alpha", "answered"): 0,
+    assert told["requests_open"]["alpha",] == 1
+    assert told["questions"] == {
+        ("alpha", "On Demand"): 1, ("alpha", "Suspect"): 2, ("alpha", "Audit"): 0,
     }  # fmt: skip
-    assert told["passes_held"]["alpha",] == 1
+    assert 30 <= told["oldest_question_age_seconds"]["alpha",] < 60
+    assert told["holds"]["alpha",] == 1
 
 
 def test_a_cluster_in_trouble_shows() -> None:

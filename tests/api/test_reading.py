@@ -14,12 +14,14 @@ from tests.recorded import (
     record_change,
     record_cluster,
     record_fleet,
+    record_hold,
     record_instance,
-    record_pass,
+    record_job,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+UUID = "8a0c3f52-6f0b-4d0e-9b53-0f2a4c1d7e66"
 NIC = {"ip": "192.0.2.7", "mac": "aa:00:00:00:00:07", "mode": "bridged", "link": "br0"}
 
 
@@ -41,11 +43,11 @@ def test_a_cluster_is_told_with_what_its_instances_add_up_to(caller: Client) -> 
         record_instance(cluster, f"vm{number}")
     record_instance(cluster, "old", confirmed_at=now() - timedelta(hours=30))
     record_instance(cluster, "gone", status="DELETED", confirmed_at=now() - timedelta(days=900))
-    held = record_pass(cluster, "held")
+    hold = record_hold(cluster, "vm1")
     record_cluster("beta")
     told = get(caller, "/api/v1/clusters/alpha")
     assert told["instances"] == {"ACTIVE": 31, "DELETED": 1}
-    assert (told["overdue"], told["flapping"], told["held_pass"]) == (1, 0, held.pk)
+    assert (told["overdue"], told["flapping"], told["holds"]) == (1, 0, [hold.pk])
     assert (told["failures"], told["last_error"]) == (2, "nothing listens")
     assert "confirm each only every 31 h, not every 24 h" in told["audit"]
     oldest = datetime.fromisoformat(told["oldest_confirmation"])
@@ -60,22 +62,56 @@ def test_an_instance_is_told_with_its_configuration_and_how_old_the_knowledge_is
     cluster = record_cluster()
     instance = record_instance(
         cluster, "vm1.example.com", memory=512, vcpus=2, disks=[1024], nics=[NIC],
-        nodes=["node1", "node2"], os="debootstrap+default", operation="REBOOT", status="REBOOT",
+        nodes=["node1", "node2"], os="debootstrap+default", tags=["web"], status="REBOOT",
+        uuid=UUID, api_id=UUID,
     )  # fmt: skip
+    record_job(cluster, "vm1.example.com", "REBOOT")
     told = get(caller, "/api/v1/clusters/alpha/instances/vm1.example.com")
     assert told["configuration"] == {
         "memory": 512, "vcpus": 2, "disks": [1024], "nics": [NIC], "nodes": ["node1", "node2"],
-        "os": "debootstrap+default",
+        "os": "debootstrap+default", "tags": ["web"],
     }  # fmt: skip
     assert (told["status"], told["task_state"]) == ("REBOOT", "REBOOT")
     assert (told["cluster"], told["backend_status"]) == ("alpha", "running")
+    assert (told["uuid"], told["id"]) == (UUID, UUID)
     assert is_same(told["confirmed_at"], instance.confirmed_at)
     assert is_same(told["observed_at"], cluster.looked_not_after)
 
 
 def test_an_instance_at_rest_has_no_task_state(caller: Client) -> None:
-    record_instance(record_cluster(), "vm1", operation="REBOOT", operation_end="success")
+    cluster = record_cluster()
+    record_instance(cluster, "vm1")
+    record_job(cluster, "vm1", "REBOOT", state="ended")
+    record_job(cluster, "vm11", "REBOOT")
     assert get(caller, "/api/v1/clusters/alpha/instances/vm1")["task_state"] is None
+
+
+def test_of_a_queue_that_cannot_be_read_no_operation_is_told(caller: Client) -> None:
+    cluster = record_cluster(read_not_after=now() - timedelta(minutes=5))
+    record_instance(cluster, "vm1")
+    record_job(cluster, "vm1", "REBOOT")
+    assert get(caller, "/api/v1/clusters/alpha/instances/vm1")["task_state"] is None
+
+
+def test_a_cluster_may_have_a_domain_name(caller: Client) -> None:
+    record_instance(record_cluster("gnt1.example.com"), "vm1")
+    url = "/api/v1/clusters/gnt1.example.com/instances/vm1"
+    assert get(caller, url)["cluster"] == "gnt1.example.com"
+
+
+def test_of_a_name_that_was_used_twice_the_one_that_lives_is_told(caller: Client) -> None:
+    cluster = record_cluster()
+    record_instance(cluster, "vm1", status="DELETED", uuid=UUID)
+    assert get(caller, "/api/v1/clusters/alpha/instances/vm1")["status"] == "DELETED"
+    record_instance(cluster, "vm1", uuid=UUID.replace("8", "9"))
+    assert get(caller, "/api/v1/clusters/alpha/instances/vm1")["status"] == "ACTIVE"
+
+
+def test_what_is_held_is_told_with_each_change(caller: Client) -> None:
+    hold = record_hold(record_cluster(), "vm1", "vm2")
+    (told,) = get(caller, "/api/v1/clusters/alpha/holds")["holds"]
+    assert (told["id"], told["reason"]) == (hold.pk, hold.reason)
+    assert told["changes"][0] == {"instance": "vm1", "from": "ACTIVE", "to": "DELETED"}
 
 
 def test_instances_come_in_pages_of_those_with_the_status_asked_for(caller: Client) -> None:
@@ -148,7 +184,7 @@ def test_an_answer_costs_the_same_statements_whatever_the_number_of_clusters(
     few = statements(caller, url)
     record_more(clusters=4)
     many = statements(caller, url)
-    assert few == many <= 12
+    assert few == many <= 14
 
 
 def statements(caller: Client, url: str) -> int:
@@ -160,7 +196,7 @@ def statements(caller: Client, url: str) -> int:
 def record_more(clusters: int) -> None:
     for number in range(clusters):
         cluster = record_cluster(f"more{number}")
-        record_pass(cluster, "held")
+        record_hold(cluster, "vm0")
         for index in range(5):
             instance = record_instance(cluster, f"vm{index}", flapping_since=now())
             record_change(instance, now())

@@ -1,6 +1,7 @@
 """Asking for something to be reconciled: what is accepted, and what is refused with a reason."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ from celery import current_app
 from django.db import connection
 from django.test import Client
 
-from proj.inventory.models import Pass, Query
-from proj.reconcile import passes
-from tests.recorded import record_cluster, record_instance
+from proj.clock import now
+from proj.inventory.models import Hold, Job, Question, Request
+from proj.reconcile import requests
+from tests.recorded import record_cluster, record_hold, record_instance
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,24 +48,28 @@ def test_an_instance_that_nobody_knows_may_be_asked_about(caller: Client, broker
     record_cluster()
     told = post(caller, f"{INSTANCE}/reconcile", 202)
     assert told["url"] == f"http://testserver/api/v1/passes/{told['pass']}"
-    assert caller.get(told["url"]).json() == passes.describe(Pass.objects.get())
-    query = Query.objects.get()
-    assert (query.instance, query.lane, query.pass_of_id) == ("vm1", 0, told["pass"])
+    assert caller.get(told["url"]).json() == requests.describe(Request.objects.get())
+    question = Question.objects.get()
+    assert (question.name, question.uuid, question.priority) == ("vm1", None, 0)
     assert sent(broker, "on-demand") == [("tasks.query.issue_jobs", "{'cluster': 'alpha'}")]
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "plan"),
-    [({}, "sweep", False), ({"all": True}, "all", False), ({"plan": True}, "sweep", True)],
+    ("how", "kind", "task"),
+    [
+        ({}, "sweep", "query_cluster"),
+        ({"all": True}, "all", "query_cluster"),
+        ({"plan": True}, "plan", "plan_cluster"),
+    ],
 )
 def test_a_cluster_is_gone_over_as_asked(
-    caller: Client, broker: Any, how: dict[str, bool], kind: str, plan: bool
+    caller: Client, broker: Any, how: dict[str, bool], kind: str, task: str
 ) -> None:
     record_cluster()
     told = post(caller, "/api/v1/clusters/alpha/reconcile", 202, **how)
-    row = Pass.objects.get(pk=told["pass"])
-    assert (row.kind, row.plan, row.state) == (kind, plan, "requested")
-    assert sent(broker, "ganeti") == [("tasks.query.query_cluster", "{'cluster': 'alpha'}")]
+    row = Request.objects.get(pk=told["pass"])
+    assert (row.kind, row.state) == (kind, "open")
+    assert sent(broker, "ganeti") == [(f"tasks.query.{task}", "{'cluster': 'alpha'}")]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_the_workers_are_told_when_the_request_is_committed_and_not_before(
     record_cluster()
     open_when_told: list[bool] = []
     monkeypatch.setattr(
-        f"proj.api.requesting.{task}.delay",
+        f"tasks.query.{task}.delay",
         lambda **_: open_when_told.append(connection.in_atomic_block),
     )
     post(caller, f"/api/v1/clusters/alpha{path}/reconcile", 202)
@@ -95,7 +101,7 @@ def test_a_paused_cluster_is_left_alone_and_it_is_said_what_to_do(caller: Client
     record_cluster(paused=True)
     told = post(caller, url, 409)
     assert told == {"detail": "alpha is paused: manage.py cluster resume alpha"}
-    assert not Pass.objects.exists()
+    assert not Request.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["a b", "a%00", "vm1;", "é", "v" * 256])
@@ -103,7 +109,7 @@ def test_a_paused_cluster_is_left_alone_and_it_is_said_what_to_do(caller: Client
 def test_a_name_that_no_instance_can_have_is_refused(caller: Client, name: str, verb: str) -> None:
     record_cluster()
     post(caller, f"/api/v1/clusters/alpha/instances/{name}/{verb}", 422, action="REBOOT")
-    assert not Query.objects.exists()
+    assert not Question.objects.exists()
 
 
 def test_a_body_that_cannot_be_read_is_refused(caller: Client) -> None:
@@ -111,25 +117,45 @@ def test_a_body_that_cannot_be_read_is_refused(caller: Client) -> None:
     url = "/api/v1/clusters/alpha/reconcile"
     assert caller.post(url, "{cut", "application/json").status_code == 400
     assert caller.post(url, '{"all": "perhaps"}', "application/json").status_code == 422
-    assert not Pass.objects.exists()
+    assert not Request.objects.exists()
 
 
 @pytest.mark.parametrize("job_id", [None, 123])
-def test_an_operation_that_began_is_announced(
-    caller: Client, monkeypatch: pytest.MonkeyPatch, job_id: int | None
-) -> None:
+def test_an_operation_that_began_is_announced(caller: Client, job_id: int | None) -> None:
     cluster = record_cluster()
     record_instance(cluster, "vm1")
-    announced: list[Any] = []
-    monkeypatch.setattr(
-        "proj.api.requesting.operation_started",
-        lambda cluster, name, **rest: announced.append((cluster, name, rest)),
-    )
     told = post(caller, f"{INSTANCE}/operations", 202, action="REBOOT", job_id=job_id)
     assert told == {"action": "REBOOT", "url": f"http://testserver{INSTANCE}"}
-    assert caller.get(told["url"]).status_code == 200
-    ((row, name, rest),) = announced
-    assert (row, name, rest["action"], rest["job_id"]) == (cluster, "vm1", "REBOOT", job_id)
+    shown = caller.get(told["url"]).json()
+    assert (shown["status"], shown["task_state"]) == ("REBOOT", "REBOOT")
+    assert Job.objects.get().job_id == job_id
+
+
+def test_above_a_number_of_open_requests_one_is_to_come_again(caller: Client) -> None:
+    cluster = record_cluster()
+    common = {"cluster": cluster, "kind": "instance", "requested_at": cluster.looked_not_after}
+    Request.objects.bulk_create(Request(name=f"other{number}", **common) for number in range(1000))
+    answer = caller.post(f"{INSTANCE}/reconcile", "{}", "application/json")
+    assert (answer.status_code, answer["Retry-After"]) == (429, "10")
+
+
+def test_what_is_held_is_approved_by_its_id(caller: Client, broker: Any) -> None:
+    hold = record_hold(record_cluster(), "vm1")
+    answer = caller.post(f"/api/v1/holds/{hold.pk}/approve")
+    assert (answer.status_code, answer.json()["id"]) == (200, hold.pk)
+    assert Hold.objects.get().approved_at is not None
+    assert sent(broker, "ganeti") == [("tasks.query.query_cluster", "{'cluster': 'alpha'}")]
+    assert caller.post(f"/api/v1/holds/{hold.pk + 1}/approve").status_code == 404
+
+
+def test_what_no_look_has_found_for_long_cannot_be_approved(caller: Client, broker: Any) -> None:
+    long_ago = now() - timedelta(hours=1, minutes=1)
+    hold = record_hold(record_cluster(), "vm1", current=False, seen_at=long_ago)
+    answer = caller.post(f"/api/v1/holds/{hold.pk}/approve")
+    assert answer.status_code == 409
+    assert f"hold {hold.pk} is over" in answer.json()["detail"]
+    assert Hold.objects.get().approved_at is None
+    assert sent(broker, "ganeti") == []
 
 
 def test_an_operation_that_ganeti_does_not_have_is_refused(caller: Client) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from proj.inventory.models import Instance, Pass
+from proj.inventory.models import Cluster, Instance
 from tests.broken import Answer, certificate, check, rapi, status, text
 from tests.commands import add_cluster, adding, command, is_one_clear_line, manage
-from tests.fixtures.workers import Processes
+from tests.fixtures.workers import QUICK, Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -115,26 +115,25 @@ def test_a_pass_over_a_cluster_that_refuses_us_fails_and_keeps_every_instance(
 def test_a_closed_port_is_tried_again_and_then_fails_the_pass(
     access: dict[str, Any], processes: Processes
 ) -> None:
-    processes.start("ganeti", "beat", BEAT_PERIOD="0.5")
+    processes.start("ganeti", "reconcile", "beat", LOOK_PERIOD="2", **QUICK)
     assert add_cluster(access).code == 0
     keep_one_instance()
     done = command("reconcile", "--json", "--timeout", "60")
     assert done.code == 1
     assert "nothing listens" in done.json["passes"][0]["error"]
-    assert Pass.objects.get().attempts >= 2
+    assert Cluster.objects.get().failures >= 2
     assert Instance.objects.get().status == "ACTIVE"
 
 
 def keep_one_instance() -> None:
     """Record an instance that no failure may touch."""
-    from proj.inventory.models import Cluster
-
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     Instance.objects.create(
         cluster=Cluster.objects.get(),
         name="vm1",
         status="ACTIVE",
         backend_status="running",
+        created_at=long_ago,
         observed_not_before=long_ago,
         observed_not_after=long_ago,
     )

@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
 
-from proj.inventory.models import Instance, Pass, Query, Transition
+from proj.inventory.models import Cluster, Instance, Question, Request, Transition
 from tests.commands import add_cluster, command, manage
 from tests.environment import free_port, until
 from tests.fixtures.lab import INSTANCES, Lab
-from tests.fixtures.workers import WORKERS, Processes
+from tests.fixtures.workers import ALL, QUICK, WORKERS, Processes
 
 pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
 
 BOUND = 3
+
+
+@pytest.fixture(scope="module")
+def workers_environment() -> dict[str, str]:
+    """Looks follow one another quickly."""
+    return {"LOOK_PERIOD": "3"}
 
 
 @pytest.fixture
@@ -34,6 +40,7 @@ def known(cluster: str, workers: Processes) -> str:
     """The lab's cluster, every instance of it recorded."""
     done = command("reconcile", "--all", "--json")
     assert done.code == 0, done.out + done.error
+    Cluster.objects.update(jobs_per_hour=0, audit_tokens=0)
     return cluster
 
 
@@ -180,9 +187,8 @@ def test_a_node_that_is_down_and_one_that_is_offline_make_their_instances_unknow
 
 
 def test_a_change_behind_ganetis_back_is_recorded_after_the_next_beat_and_names_its_job(
-    lab: Lab, known: str, processes: Processes
+    lab: Lab, known: str
 ) -> None:
-    processes.start("beat", BEAT_PERIOD="1", LOOK_PERIOD="2")
     lab.crash(13)
     try:
         until(
@@ -202,30 +208,31 @@ def test_a_change_behind_ganetis_back_is_recorded_after_the_next_beat_and_names_
 def test_a_pass_whose_workers_are_killed_is_carried_on_by_the_next(
     lab: Lab, cluster: str, processes: Processes
 ) -> None:
-    processes.start(*WORKERS)
-    processes.start("beat", BEAT_PERIOD="1", LOOK_PERIOD="2")
+    processes.start(*ALL, **QUICK, LOOK_PERIOD="2")
     started = threading.Thread(target=manage, args=("reconcile", "--all", "--timeout", "300"))
     started.start()
-    until(lambda: Query.objects.filter(state="submitted").exists(), "a job is in flight", 60)
+    until(lambda: Question.objects.exclude(job_id=None).exists(), "a job is in flight", 60)
     processes.kill(*WORKERS)
     processes.start(*WORKERS)
     until(
         lambda: (
             Instance.objects.count() == INSTANCES
-            and not Pass.objects.exclude(state="closed").exists()
+            and not Request.objects.exclude(state="closed").exists()
         ),
         "every instance is recorded and no pass is open",
         240,
     )
     started.join()
-    assert not Query.objects.filter(state__in=Query.UNFINISHED).exists()
+    assert not Question.objects.exclude(job_id=None).exists()
 
 
 def test_an_instance_that_does_not_exist_is_a_pass_that_says_so(lab: Lab, known: str) -> None:
     done = command("reconcile", "--instance", f"{known}/nobody.example", "--json")
     assert "Traceback" not in done.error
+    assert done.code == 1
     (report,) = done.json["passes"]
     assert report["changes"] == []
+    assert "neither Ganeti nor the database knows" in report["error"]
     assert Instance.objects.filter(name="nobody.example").count() == 0
 
 
@@ -236,7 +243,7 @@ def test_the_tasks_are_readable_and_findable_in_flower_and_hold_no_secret(
     flower = f"http://127.0.0.1:{port}/api/tasks"
     processes.start("flower", FLOWER_PORT=str(port), FLOWER_UNAUTHENTICATED_API="true")
     until(lambda: answers(flower) is not None, "Flower answers", 60)
-    processes.start(*WORKERS)
+    processes.start(*ALL, **QUICK)
     assert command("reconcile", "--all", "--json").code == 0
 
     def reconciled() -> dict[str, Any]:
@@ -245,7 +252,7 @@ def test_the_tasks_are_readable_and_findable_in_flower_and_hold_no_secret(
 
     tasks = until(reconciled, "Flower shows each instance's task", 30)
     arguments = [ast.literal_eval(task["kwargs"]) for task in tasks.values()]
-    assert {tuple(kwargs) for kwargs in arguments} == {("cluster", "instance", "query")}
+    assert {tuple(kwargs) for kwargs in arguments} == {("cluster", "instance", "question")}
     assert {kwargs["instance"] for kwargs in arguments} == {
         lab.name(number) for number in range(1, INSTANCES + 1)
     }

@@ -14,10 +14,10 @@ from django.conf import settings
 import proj.cli.management.commands as found
 from proj.cli.base import PlainCommand
 from proj.environment import database
-from proj.inventory.models import Cluster, Pass
+from proj.inventory.models import Cluster, Request
 from tests.commands import ROOT, Result, command, is_one_clear_line, manage
 from tests.environment import POSTGRES_PORT, free_port
-from tests.recorded import record_cluster, record_pass
+from tests.recorded import record_cluster, record_hold
 
 COMMANDS = {
     "approve": ("approve", "1"),
@@ -33,6 +33,7 @@ COMMANDS = {
     "instances": ("instances",),
     "preflight": ("preflight",),
     "reconcile": ("reconcile",),
+    "restored": ("restored",),
     "reconcile --instance": ("reconcile", "--instance", "alpha/vm1"),
 }  # fmt: skip
 NEED_REDIS = {"approve", "cluster check", "preflight", "reconcile", "reconcile --instance"}
@@ -75,7 +76,7 @@ def test_every_command_is_one_that_answers_plainly() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_missing_redis_is_named_by_those_that_need_it_and_the_others_go_on() -> None:
-    held = record_pass(record_cluster(password_source="env:HOME"), "held")
+    held = record_hold(record_cluster(password_source="env:HOME"), "vm1")
     arguments = without("demo", "explain", "cluster remove", "cluster pause")
     arguments["approve"] = ("approve", str(held.pk))
     nowhere = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
@@ -87,7 +88,7 @@ def test_a_missing_redis_is_named_by_those_that_need_it_and_the_others_go_on() -
             assert is_one_clear_line(answer, 2, "no answer from Redis (REDIS_URL)", "redis-server")
         else:
             assert answer.code == 0, (name, answer)
-    assert Pass.objects.exclude(pk=held.pk).count() == 0
+    assert not Request.objects.exists()
     assert Cluster.objects.filter(name="beta").exists()
 
 
@@ -142,7 +143,7 @@ def test_a_process_that_lacks_a_server_ends_with_2_and_one_line(
 def test_a_name_that_no_instance_can_have_is_refused(name: str) -> None:
     record_cluster()
     assert is_one_clear_line(command("reconcile", "--instance", f"alpha/{name}"), 2, "is no name")
-    assert not Pass.objects.exists()
+    assert not Request.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,7 @@ def test_a_name_that_no_instance_can_have_is_refused(name: str) -> None:
         ("BEAT_PERIOD=0", "more than 0"),
         ("BEAT_PERIOD=-1", "more than 0"),
         ("GONE_AFTER=-1", "0 or more"),
+        ("PROOF_WITHIN=0", "more than 0"),
         ("KEEP_DAYS=-1", "a number of days"),
         ("FLOWER_PORT=http", "1 to 65535"),
         ("REDIS_URL=nonsense", "redis://host:port/number"),

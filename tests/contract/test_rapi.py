@@ -4,20 +4,21 @@ A difference is a bug of the simulator.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ganeti.rapi.client import GanetiApiError
+from ganeti.rapi.client import GanetiApiError, GanetiRapiClient
 
-from proj.backend import JobReport, Look, Misconfigured, Verdict
+from proj.backend import Found, JobReport, JobState, Look, Misconfigured, SaysNothing, Verdict
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection, connect
 from proj.ganeti.replies import LIST_FIELDS
 from proj.ganeti.states import STATUS_OF_WORD
-from proj.observation import Interval, JobEnd, Status
+from proj.names import is_uuid
+from proj.observation import Interval, Observation, Status
 from proj.simulator.server import Simulator
 from tests.environment import until
 from tests.fixtures.lab import Lab
@@ -62,10 +63,17 @@ class Rapi:
         """The official client."""
         return connect(self.connection())
 
-    def ends(self, job_ids: list[int]) -> dict[int, JobEnd | None]:
-        """Return how the feed says that these jobs ended."""
-        jobs = self.backend.feed(max(job_ids), job_ids).jobs
-        return {job.job_id: job.end for job in jobs if job.job_id in job_ids}
+    def states(self, job_ids: list[int]) -> dict[int, JobState]:
+        """Return how far the queue says that these jobs have come."""
+        jobs = self.backend.read_queue(None, job_ids, whole=False).jobs
+        return {job.job_id: job.state for job in jobs}
+
+    def listed(self) -> dict[str, Observation]:
+        """Return the list, every record of which can be read, by the instances' names."""
+        records = self.backend.look().records
+        seen = [record for record in records if isinstance(record, Observation)]
+        assert len(seen) == len(records)
+        return {it.instance: it for it in seen}
 
     def answer(self, name: str) -> JobReport:
         """Ask for one instance by a job, and await the report."""
@@ -125,10 +133,9 @@ def test_the_version_is_two(rapi: Rapi) -> None:
 
 
 def test_the_list_holds_every_instance_with_every_field(rapi: Rapi) -> None:
-    look = rapi.backend.look()
-    assert {seen.instance for seen in look.listed} == set(rapi.names)
-    assert (look.size, look.unreadable) == (len(rapi.names), ())
-    for seen in look.listed:
+    listed = rapi.listed()
+    assert set(listed) == set(rapi.names)
+    for seen in listed.values():
         assert (seen.status, seen.backend_status) == (Status.ACTIVE, "running")
         made_of = seen.configuration
         assert made_of.memory
@@ -137,6 +144,17 @@ def test_the_list_holds_every_instance_with_every_field(rapi: Rapi) -> None:
         assert made_of.os == "noop"
         assert made_of.disks is not None
         assert made_of.nics is not None
+        assert made_of.tags is not None
+        assert seen.uuid
+        assert is_uuid(seen.uuid)
+    assert len({seen.uuid for seen in listed.values()}) == len(listed)
+
+
+def test_the_prints_of_a_list_are_the_names_and_uuids_of_its_records(rapi: Rapi) -> None:
+    look = rapi.backend.look()
+    prints = {(name, uuid) for name, uuid, _ in look.prints()}
+    assert prints == {(name, seen.uuid) for name, seen in rapi.listed().items()}
+    assert len(prints) == look.size
 
 
 def test_a_list_that_is_as_it_was_is_told_by_its_time_alone(rapi: Rapi) -> None:
@@ -175,17 +193,17 @@ def test_a_job_says_of_a_running_instance_what_the_list_says(rapi: Rapi) -> None
     report = rapi.answer(rapi.names[0])
     assert report.verdict is Verdict.ANSWERED
     (seen,) = report.observations
-    listed = {it.instance: it for it in rapi.backend.look().listed}[rapi.names[0]]
+    listed = rapi.listed()[rapi.names[0]]
     assert (seen.status, seen.backend_status) == (listed.status, listed.backend_status)
-    assert seen.configuration == listed.configuration
+    assert seen.uuid == listed.uuid
+    assert seen.configuration == replace(listed.configuration, tags=None)
 
 
 def test_a_crash_is_seen_by_the_list_and_by_a_job(rapi: Rapi) -> None:
     rapi.crash(1)
     try:
         name = rapi.names[1]
-        listed = {it.instance: it.backend_status for it in rapi.backend.look().listed}
-        assert listed[name] == "ERROR_down"
+        assert rapi.listed()[name].backend_status == "ERROR_down"
         (seen,) = rapi.answer(name).observations
         assert (seen.status, seen.backend_status) == (Status.STOPPED, "ERROR_down")
     finally:
@@ -196,8 +214,7 @@ def test_a_stop_is_seen_by_the_list_and_by_a_job(rapi: Rapi) -> None:
     rapi.stop(2)
     try:
         name = rapi.names[2]
-        listed = {it.instance: it.backend_status for it in rapi.backend.look().listed}
-        assert listed[name] == "ADMIN_down"
+        assert rapi.listed()[name].backend_status == "ADMIN_down"
         (seen,) = rapi.answer(name).observations
         assert (seen.status, seen.backend_status) == (Status.STOPPED, "ADMIN_down")
     finally:
@@ -213,17 +230,36 @@ def test_a_static_query_says_nothing_about_the_state(rapi: Rapi) -> None:
 
 def test_a_name_nobody_knows_is_absent_by_job_and_by_name(rapi: Rapi) -> None:
     assert rapi.answer("nobody.example").verdict is Verdict.ABSENT
-    assert rapi.backend.exists("nobody.example") is False
-    assert rapi.backend.exists(rapi.names[0]) is True
+    assert rapi.backend.find("nobody.example") is None
     with pytest.raises(GanetiApiError) as caught:
         rapi.client.GetInstance("nobody.example")
+    assert caught.value.code == 404
+
+
+def test_a_name_is_completed_up_to_a_dot_by_job_and_by_name(rapi: Rapi) -> None:
+    whole, uuid = rapi.names[0], rapi.listed()[rapi.names[0]].uuid
+    short, _, rest = whole.partition(".")
+    assert rest
+    for name in (whole, short):
+        assert rapi.backend.find(name) == Found(whole, uuid)
+    for name in (whole, short, short.upper()):
+        (seen,) = rapi.answer(name).observations
+        assert (seen.instance, seen.uuid) == (whole, uuid)
+    assert rapi.backend.find(short[:-1]) is None
+
+
+def test_a_path_that_leads_elsewhere_is_never_sent_and_would_not_be_folded(rapi: Rapi) -> None:
+    with pytest.raises(SaysNothing, match="is no name"):
+        rapi.backend.find("../nodes")
+    with pytest.raises(GanetiApiError) as caught:
+        rapi.client.GetInstance("../nodes")
     assert caught.value.code == 404
 
 
 def test_a_job_nobody_knows_is_lost(rapi: Rapi) -> None:
     (report,) = rapi.backend.poll({99_999_999: clock()})
     assert report.verdict is Verdict.LOST
-    assert rapi.ends([99_999_999]) == {99_999_999: JobEnd.LOST}
+    assert rapi.states([99_999_999]) == {99_999_999: JobState.UNKNOWN}
     status = rapi.client.GetJobStatus(99_999_999)
     assert {name for name, value in status.items() if value is not None} <= {"id"}
 
@@ -232,7 +268,7 @@ def test_the_end_of_a_job_is_told_by_its_id(rapi: Rapi) -> None:
     good, bad = (rapi.backend.submit_query(name, limit=3) for name in (rapi.names[0], "nobody"))
     for job_id in (good, bad):
         rapi.report(job_id)
-    assert rapi.ends([good, bad]) == {good: JobEnd.SUCCESS, bad: JobEnd.FAILED}
+    assert rapi.states([good, bad]) == dict.fromkeys((good, bad), JobState.ENDED)
 
 
 def test_one_request_reports_on_many_jobs(rapi: Rapi) -> None:
@@ -252,19 +288,51 @@ def test_jobs_newer_than_an_id_can_be_asked_for(rapi: Rapi) -> None:
     rapi.report(second)
 
 
-def test_a_feed_begins_with_what_is_open_and_goes_on_with_what_is_new(rapi: Rapi) -> None:
-    first = rapi.backend.feed(None, [])
+def test_a_reading_of_the_queue_has_what_is_new_and_what_is_known(rapi: Rapi) -> None:
+    first = rapi.backend.read_queue(None, [], whole=True)
     job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
-    assert first.newest < job_id
-    second = rapi.backend.feed(first.newest, [])
-    assert [(job.job_id, job.is_query, job.work) for job in second.jobs] == [(job_id, True, ())]
-    assert second.newest == job_id
+    assert first.highest is not None
+    assert first.highest < job_id
+    (job,) = rapi.backend.read_queue(first.highest, [], whole=False).jobs
+    assert (job.job_id, job.is_query, job.is_ours, job.work) == (job_id, True, True, ())
     rapi.report(job_id)
-    third = rapi.backend.feed(second.newest, [job_id])
-    assert [(job.job_id, job.has_started, job.end) for job in third.jobs] == [
-        (job_id, True, JobEnd.SUCCESS)
-    ]
-    assert rapi.backend.feed(third.newest, []).jobs == ()
+    second = rapi.backend.read_queue(job_id, [job_id], whole=True)
+    assert (second.highest, second.unreadable) == (job_id, 0)
+    assert [(it.job_id, it.state) for it in second.jobs] == [(job_id, JobState.ENDED)]
+    assert rapi.backend.read_queue(job_id, [], whole=False).jobs == ()
+
+
+def test_the_queue_in_bulk_is_read_as_a_query_of_it_is(
+    rapi: Rapi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    report = rapi.report(job_id)
+
+    def read() -> tuple[Any, ...]:
+        reading = rapi.backend.read_queue(0, [99_999_999], whole=True)
+        (polled,) = rapi.backend.poll({job_id: clock()})
+        assert polled.verdict is report.verdict
+        return reading.jobs, reading.highest, reading.unreadable
+
+    queried = read()
+    monkeypatch.setattr(GanetiRapiClient, "Query", refused)
+    assert read() == queried
+
+
+def test_the_list_in_bulk_is_read_as_a_query_of_it_is(
+    rapi: Rapi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queried = rapi.listed()
+    monkeypatch.setattr(GanetiRapiClient, "Query", refused)
+    listed = rapi.listed()
+    assert listed == {
+        name: replace(seen, interval=listed[name].interval) for name, seen in queried.items()
+    }
+
+
+def refused(*_: Any) -> Any:
+    """Answer a query as a Ganeti that has none."""
+    raise GanetiApiError("Not Found", code=404)
 
 
 def test_an_operator_that_ganeti_does_not_know_is_refused(rapi: Rapi) -> None:

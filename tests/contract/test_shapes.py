@@ -1,17 +1,19 @@
 """Shapes of jobs and of nodes in trouble: the same from the simulator and from a real Ganeti."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import Verdict
+from proj.backend import JobState, QueuedJob, Verdict, Work
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection, connect
-from proj.observation import JobEnd, Status
+from proj.observation import Observation, Status
 from proj.simulator.server import Cluster, Simulator
 from tests.environment import until
 from tests.fixtures.lab import FILES, INSTANCES, Lab
@@ -39,8 +41,26 @@ class Behind(Protocol):
     def crash(self, name: str) -> None:
         """Let an instance vanish from its hypervisor."""
 
+    def tag(self, name: str, *tags: str) -> None:
+        """Give an instance these tags."""
+
+    def reserve(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Let an instance be forthcoming."""
+
+    def rename(self, name: str, new_name: str) -> contextlib.AbstractContextManager[None]:
+        """Let an instance have another name."""
+
+    def recreate(self, name: str) -> None:
+        """Remove an instance of the second node and make another one of the same name."""
+
+    def submit(self, *operations: dict[str, Any]) -> None:
+        """Have these operations carried out by one job, to its end."""
+
     def archive(self, job_id: int) -> None:
         """Archive a job."""
+
+    def purge(self, job_id: int) -> None:
+        """Forget a job that is archived."""
 
     def cancel(self, job_id: int) -> None:
         """Cancel a job."""
@@ -77,17 +97,52 @@ class Simulated:
     def crash(self, name: str) -> None:
         self._cluster.truth.crash(name)
 
+    def tag(self, name: str, *tags: str) -> None:
+        self._cluster.truth.change(name, tags=list(tags))
+
+    @contextlib.contextmanager
+    def reserve(self, name: str) -> Iterator[None]:
+        self._cluster.truth.reserve(name)
+        yield
+        self._cluster.truth.remove(name)
+
+    @contextlib.contextmanager
+    def rename(self, name: str, new_name: str) -> Iterator[None]:
+        self._rename(name, new_name)
+        yield
+        self._rename(new_name, name)
+        self._cluster.truth.start(name)
+
+    def _rename(self, name: str, new_name: str) -> None:
+        self._cluster.truth.stop(name)
+        operation = {"OP_ID": "OP_INSTANCE_RENAME", "instance_name": name, "new_name": new_name}
+        job = self._cluster.queue.submit(operation)
+        queue = self._cluster.queue
+        until(lambda: queue.advance() or queue.jobs[job].status == "success", "it is renamed")
+
+    def recreate(self, name: str) -> None:
+        self.operate("REMOVE", name)
+        self.submit({"OP_ID": "OP_INSTANCE_CREATE", "instance_name": name, "pnode": "node2.sim1"})
+
+    def submit(self, *operations: dict[str, Any]) -> None:
+        queue = self._cluster.queue
+        job = queue.submit(operations)
+        until(lambda: queue.advance() or queue.jobs[job].ended, "the job ends")
+
     def archive(self, job_id: int) -> None:
         self._cluster.queue.archive()
+
+    def purge(self, job_id: int) -> None:
+        self._cluster.queue.purge()
 
     def cancel(self, job_id: int) -> None:
         assert self._cluster.queue.cancel(job_id)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        self._cluster.queue.stuck = True
+        job = self._cluster.queue.lock("node2.sim1", 3600)
         yield
-        self._cluster.queue.stuck = False
+        self._cluster.queue.end(job)
 
     def down(self) -> contextlib.AbstractContextManager[None]:
         return self._node(is_down=True)
@@ -105,6 +160,7 @@ class Simulated:
 class Real:
     """The lab's cluster, left as it was found."""
 
+    UNCHECKED = ("--no-name-check", "--no-ip-check")
     COMMANDS = {"STARTUP": "start", "SHUTDOWN": "stop", "REBOOT": "reboot"}
 
     def __init__(self, lab: Lab) -> None:
@@ -121,8 +177,51 @@ class Real:
     def crash(self, name: str) -> None:
         self._lab.on(2 - (self.names.index(name) + 1) % 2, "rm", f"{FILES}/{name}")
 
+    def tag(self, name: str, *tags: str) -> None:
+        self._lab.gnt("gnt-instance", "add-tags", name, *tags)
+
+    @contextlib.contextmanager
+    def reserve(self, name: str) -> Iterator[None]:
+        self._lab.gnt(
+            "gnt-instance", "add", "--forthcoming", "--no-nics", "-t", "diskless", "-o", "noop",
+            "-B", "memory=4,vcpus=1", *self.UNCHECKED, "--no-install", "--no-start",
+            "-n", self._node, name,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            self._lab.gnt("gnt-instance", "remove", "--force", name)
+
+    @contextlib.contextmanager
+    def rename(self, name: str, new_name: str) -> Iterator[None]:
+        self._lab.gnt("gnt-instance", "stop", name)
+        rename = ("gnt-instance", "rename", "--force", *self.UNCHECKED)
+        self._lab.gnt(*rename, name, new_name)
+        try:
+            yield
+        finally:
+            self._lab.gnt(*rename, new_name, name)
+            self._lab.gnt("gnt-instance", "start", name)
+
+    def recreate(self, name: str) -> None:
+        self._lab.gnt("gnt-instance", "remove", "--force", name)
+        self._lab.gnt(
+            "gnt-instance", "add", "--no-nics", "-t", "diskless", "-o", "noop",
+            "-B", "memory=4,vcpus=1", *self.UNCHECKED, "--no-install", "--no-start",
+            "-n", self._node, name,
+        )  # fmt: skip
+        self._lab.gnt("gnt-instance", "start", name)
+
+    def submit(self, *operations: dict[str, Any]) -> None:
+        write = f"cat > /tmp/job <<'END'\n{json.dumps(operations)}\nEND"
+        self._lab.on(1, "sh", "-c", write)
+        self._lab.ends_well(1, "gnt-debug", "submit-job", "/tmp/job")
+
     def archive(self, job_id: int) -> None:
         self._lab.gnt("gnt-job", "archive", str(job_id))
+
+    def purge(self, job_id: int) -> None:
+        self._lab.on(1, "sh", "-c", f"rm /var/lib/ganeti/queue/archive/*/job-{job_id}")
 
     def cancel(self, job_id: int) -> None:
         self._lab.gnt("gnt-job", "cancel", str(job_id))
@@ -192,14 +291,19 @@ class Rapi:
         found: dict[str, Any] = until(ended, f"{kind} ends", 60)
         return found
 
-    def end_of(self, job_id: int) -> JobEnd | None:
-        """Return how a job ended, as the feed of the queue tells it."""
-        feed = self.backend.feed(job_id, [job_id])
-        return next(job.end for job in feed.jobs if job.job_id == job_id)
+    def queued(self, job_id: int) -> QueuedJob:
+        """Return a job as a reading of the queue tells it."""
+        (job,) = self.backend.read_queue(None, [job_id], whole=False).jobs
+        return job
+
+    def seen(self) -> dict[str, Observation]:
+        """Return the list by the instances' names."""
+        records = self.backend.look().records
+        return {it.instance: it for it in records if isinstance(it, Observation)}
 
     def words(self) -> dict[str, str]:
         """Return the list's word for each instance."""
-        return {seen.instance: str(seen.backend_status) for seen in self.backend.look().listed}
+        return {name: str(it.backend_status) for name, it in self.seen().items()}
 
     def _rows(self, fields: Any, qfilter: Any) -> list[Any]:
         rows: list[Any] = self.client.Query("job", list(fields), qfilter)["data"]
@@ -214,6 +318,7 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Behin
         yield Real(lab), Rapi(lab.access, tmp_path)
         return
     with Simulator(tmp_path, instances=4, job_seconds=0.05) as simulator:
+        simulator["sim1"].faults.rights = "read"
         yield Simulated(simulator["sim1"]), Rapi(simulator.access("sim1"), tmp_path)
 
 
@@ -264,7 +369,7 @@ def test_an_archived_job_is_found_by_its_id_and_listed_no_more(both: Both) -> No
     assert rapi.client.GetJobStatus(job_id)["status"] == "success"
     (report,) = rapi.backend.poll({job_id: clock()})
     assert [seen.instance for seen in report.observations] == [behind.names[0]]
-    assert rapi.end_of(job_id) is JobEnd.SUCCESS
+    assert rapi.queued(job_id).state is JobState.ENDED
 
 
 def test_a_job_that_waits_for_a_lock_is_open_until_it_is_canceled(both: Both) -> None:
@@ -274,14 +379,14 @@ def test_a_job_that_waits_for_a_lock_is_open_until_it_is_canceled(both: Both) ->
         until(lambda: rapi.client.GetJobStatus(job_id)["status"] == "waiting", "it waits", 20)
         (report,) = rapi.backend.poll({job_id: clock()})
         assert report.verdict is Verdict.PENDING
-        assert rapi.end_of(job_id) is None
+        assert rapi.queued(job_id).state is JobState.WAITING
         behind.cancel(job_id)
         job = rapi.newest("QUERY_DATA")
     assert (job["status"], job["opstatus"]) == ("canceled", ["canceled"])
     assert job["opresult"] == ["Job canceled by request"]
     (report,) = rapi.backend.poll({job_id: clock()})
     assert report.verdict is Verdict.RETRY
-    assert rapi.end_of(job_id) is JobEnd.FAILED
+    assert rapi.queued(job_id).state is JobState.ENDED
 
 
 def test_the_summary_of_an_operation_names_its_kind_and_its_instance(both: Both) -> None:
@@ -292,6 +397,8 @@ def test_the_summary_of_an_operation_names_its_kind_and_its_instance(both: Both)
         job = rapi.newest(kind)
         assert (job["status"], job["summary"]) == ("success", [f"INSTANCE_{kind}({name})"])
         assert job["ops"][0]["instance_name"] == name
+        (work,) = rapi.queued(int(job["id"])).work
+        assert (work.instance, work.operation) == (name, kind)
     assert rapi.words()[name] == "running"
 
 
@@ -329,8 +436,8 @@ def test_a_node_that_is_down_is_a_word_of_the_list_and_an_error_of_the_job(both:
         ((kind, (message,)),) = job["opresult"]
         assert (kind, message.startswith("Error checking node")) == ("OpExecError", True)
         (report,) = rapi.backend.poll({job_id: clock()})
-        (seen,) = report.observations
-        assert (seen.status, seen.backend_status) == (Status.UNKNOWN, "ERROR_nodedown")
+        assert (report.verdict, report.observations) == (Verdict.FAILED, ())
+        assert "Error checking node" in report.error
         assert rapi.client.GetInstance(name)["oper_state"] is None
     until(lambda: rapi.words()[name] == "running", "the node is back", 30)
 
@@ -348,3 +455,140 @@ def test_a_node_that_is_offline_is_a_word_of_the_list_and_a_null_of_the_job(both
         assert (seen.status, seen.backend_status) == (Status.UNKNOWN, "ERROR_nodeoffline")
         assert rapi.client.GetInstance(name)["oper_state"] is None
     until(lambda: rapi.words()[name] == "running", "the node is back", 30)
+
+
+def test_a_list_tells_the_tags_in_order_and_a_job_tells_none(both: Both) -> None:
+    behind, rapi = both
+    name = behind.names[3]
+    behind.tag(name, "zeta", "alpha")
+    assert rapi.seen()[name].configuration.tags == ("alpha", "zeta")
+    job_id = rapi.backend.submit_query(name, limit=3)
+    rapi.newest("QUERY_DATA")
+    (report,) = rapi.backend.poll({job_id: clock()})
+    (seen,) = report.observations
+    assert seen.configuration.tags is None
+
+
+def test_an_instance_that_is_only_reserved_is_stopped_to_a_job(both: Both) -> None:
+    behind, rapi = both
+    name = f"coming.{behind.names[0].partition('.')[2]}"
+    with behind.reserve(name):
+        listed = rapi.seen()[name]
+        assert (listed.status, listed.backend_status) == (Status.BUILD, "forthcoming")
+        job_id = rapi.backend.submit_query(name, limit=3)
+        rapi.newest("QUERY_DATA")
+        (report,) = rapi.backend.poll({job_id: clock()})
+        (seen,) = report.observations
+        assert (seen.uuid, seen.backend_status) == (listed.uuid, "ADMIN_down")
+        found = rapi.backend.find(name)
+        assert found is not None
+        assert found.uuid == listed.uuid
+    assert rapi.backend.find(name) is None
+
+
+def test_a_renamed_instance_keeps_its_uuid_and_its_job_names_it_twice(both: Both) -> None:
+    behind, rapi = both
+    name = behind.names[2]
+    new_name = f"renamed.{name.partition('.')[2]}"
+    uuid = rapi.seen()[name].uuid
+    with behind.rename(name, new_name):
+        job = rapi.newest("RENAME")
+        assert rapi.queued(int(job["id"])).work == (
+            Work(name, "RENAME"),
+            Work(new_name, "RENAME"),
+        )
+        listed = rapi.seen()
+        assert listed[new_name].uuid == uuid
+        assert name not in listed
+
+
+def test_an_instance_that_is_made_again_under_its_name_is_another_one(both: Both) -> None:
+    behind, rapi = both
+    name = behind.names[3]
+    before = rapi.seen()[name].uuid
+    behind.recreate(name)
+    listed = rapi.seen()[name]
+    assert (listed.backend_status, listed.uuid == before) == ("running", False)
+    job_id = rapi.backend.submit_query(name, limit=3)
+    rapi.newest("QUERY_DATA")
+    (report,) = rapi.backend.poll({job_id: clock()})
+    assert [seen.uuid for seen in report.observations] == [listed.uuid]
+
+
+def test_a_lock_of_a_node_holds_up_queries_of_its_instances_and_not_their_shutdown(
+    both: Both,
+) -> None:
+    behind, rapi = both
+    other, here, stopped = behind.names[0], behind.names[1], behind.names[3]
+    with behind.locked():
+        waits = rapi.backend.submit_query(here, limit=3)
+        answered = rapi.backend.submit_query(other, limit=3)
+        until(lambda: rapi.queued(answered).state is JobState.ENDED, "it is answered", 10)
+        behind.operate("SHUTDOWN", stopped)
+        assert rapi.words()[stopped] == "ADMIN_down"
+        assert rapi.queued(waits).state is JobState.WAITING
+        assert rapi.client.GetJobStatus(waits)["start_ts"] is not None
+        assert rapi.backend.cancel(waits) is False
+    until(lambda: rapi.queued(waits).state is JobState.ENDED, "it is answered as well", 30)
+    behind.operate("STARTUP", stopped)
+
+
+def test_a_job_of_several_operations_names_in_full_whom_it_was_told_in_short(both: Both) -> None:
+    behind, rapi = both
+    name = behind.names[2]
+    short = name.partition(".")[0].upper()
+    kinds = ("SHUTDOWN", "STARTUP")
+    behind.submit(*({"OP_ID": f"OP_INSTANCE_{kind}", "instance_name": short} for kind in kinds))
+    job = rapi.newest("SHUTDOWN")
+    assert (job["status"], job["opstatus"]) == ("success", ["success", "success"])
+    assert job["summary"] == [f"INSTANCE_{kind}({name})" for kind in kinds]
+    for op in job["ops"]:
+        assert (op["instance_name"], op["instance_uuid"]) == (name, rapi.seen()[name].uuid)
+    assert rapi.words()[name] == "running"
+
+
+def test_after_an_operation_that_failed_none_is_carried_out(both: Both) -> None:
+    behind, rapi = both
+    names = ("nobody", behind.names[2])
+    behind.submit(*({"OP_ID": "OP_INSTANCE_SHUTDOWN", "instance_name": it} for it in names))
+    job = rapi.newest("SHUTDOWN")
+    assert (job["status"], job["opstatus"]) == ("error", ["error", "error"])
+    first, second = job["opresult"]
+    assert first == ["OpPrereqError", ["Instance 'nobody' not known", "unknown_entity"]]
+    assert second == ["OpExecError", ["Preceding opcode failed"]]
+    assert rapi.words()[behind.names[2]] == "running"
+
+
+def test_a_query_job_shows_a_name_as_it_was_typed_and_answers_in_full(both: Both) -> None:
+    behind, rapi = both
+    short = behind.names[0].partition(".")[0].upper()
+    rapi.backend.submit_query(short, limit=3)
+    job = rapi.newest("QUERY_DATA")
+    assert job["ops"][0]["instances"] == [short]
+    assert list(job["opresult"][0]) == [behind.names[0]]
+
+
+def test_a_purged_job_is_not_known_any_more(both: Both) -> None:
+    behind, rapi = both
+    job_id = rapi.backend.submit_query(behind.names[0], limit=3)
+    rapi.newest("QUERY_DATA")
+    behind.archive(job_id)
+    behind.purge(job_id)
+    found = rapi.client.GetJobStatus(job_id)
+    assert {name for name, value in found.items() if value is not None} == {"id"}
+    assert rapi.queued(job_id).state is JobState.UNKNOWN
+
+
+def test_a_list_by_names_completes_them_and_fails_for_one_that_nobody_has(both: Both) -> None:
+    behind, rapi = both
+    name, uuid = behind.names[0], rapi.seen()[behind.names[0]].uuid
+
+    def found(*wanted: Any) -> list[Any]:
+        rows = rapi.client.Query("instance", ["name"], ["|", *wanted])["data"]
+        return [value for ((_, value),) in rows]
+
+    assert found(["=", "name", name.partition(".")[0]]) == [name]
+    assert found(["=", "uuid", uuid], ["=", "uuid", "nobody"]) == [name]
+    with pytest.raises(GanetiApiError) as caught:
+        found(["=", "name", name], ["=", "name", "nobody"])
+    assert caught.value.code == 500

@@ -10,8 +10,8 @@ from django.test import Client
 
 from proj.clock import now
 from proj.dashboard.words import age
-from proj.reconcile import passes
-from tests.recorded import record_change, record_cluster, record_instance, record_pass
+from proj.inventory.models import Hold
+from tests.recorded import record_change, record_cluster, record_hold, record_instance
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -106,15 +106,17 @@ def test_a_cluster_that_needs_somebody_comes_first_and_says_why(
         assert words in shown.row("alpha")
 
 
-def test_a_held_pass_is_shown_with_the_command_that_lets_it_through() -> None:
-    cluster = record_cluster()
-    held = record_pass(cluster, "", state="open", closed_at=None)
-    passes.hold(held, "6 of 10 instances would become DELETED", "f" * 64, at=now())
-    assert f"manage.py approve {held.pk}" in page().text
-    assert "6 of 10 instances would become DELETED" in page().text
+def test_what_is_held_is_shown_with_the_command_that_lets_it_through() -> None:
+    hold = record_hold(record_cluster(), "vm1", "vm2")
+    assert f"manage.py approve {hold.pk}" in page().text
+    assert "2 of 10 instances would become DELETED" in page().text
     assert page().row("alpha").startswith("alpha held")
-    record_pass(cluster, "in_sync")
+    Hold.objects.update(current=False)
     assert "approve" not in page().text
+
+
+def test_the_page_says_within_what_time_a_change_is_recorded() -> None:
+    assert "A change is recorded within 180 s" in page().text
 
 
 def test_what_changed_together_is_one_event_and_the_newest_comes_first() -> None:

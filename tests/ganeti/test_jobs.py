@@ -8,13 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proj.backend import JobReport, Unreadable, Verdict
-from proj.ganeti.jobs import JOB_FIELDS, report_on, reports_on
+from proj.ganeti.jobs import FEED_FIELDS, JOB_FIELDS, read_queue, report_on, reports_on
 from proj.ganeti.replies import LIST_FIELDS, read_list, read_query_result
 from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 READ = Interval(NOON, NOON + timedelta(seconds=1))
 TICKET = json.loads((Path(__file__).parents[1] / "data" / "ticket_505.json").read_text())
+
+UUID = TICKET["opresult"][0]["gousiosg-1"]["uuid"]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -54,6 +56,7 @@ def test_the_reply_of_the_ticket_is_an_active_instance_with_all_it_is_made_of() 
         evidence=Evidence.JOB,
         interval=READ,
         job_id=18160,
+        uuid=UUID,
     )
 
 
@@ -97,10 +100,11 @@ def test_each_end_of_a_job_has_its_meaning(values: dict[str, Any], verdict: Verd
     assert report(**values).verdict is verdict
 
 
-def test_an_unreachable_node_makes_the_instance_unknown_and_never_stopped() -> None:
+def test_a_node_that_cannot_be_reached_says_nothing_of_its_instance_by_a_job() -> None:
     opresult = error("OpExecError", "Error checking node node2: timed out")
-    (seen,) = report(status="error", opresult=opresult).observations
-    assert (seen.status, seen.backend_status) == (Status.UNKNOWN, "ERROR_nodedown")
+    result = report(status="error", opresult=opresult)
+    assert (result.verdict, result.observations) == (Verdict.FAILED, ())
+    assert result.error == "job 7: Error checking node node2: timed out"
 
 
 def test_a_drbd_secondary_that_is_down_says_nothing_about_the_instance() -> None:
@@ -119,10 +123,19 @@ def test_a_bad_record_spoils_itself_and_not_its_neighbours() -> None:
         "vm4": {"config_state": "up"},
         "vm 5": good,
         "vm6": good,
+        "vm7": good | {"uuid": "none"},
     }
     answer = report(status="success", opresult=[result])
     assert [seen.instance for seen in answer.observations] == ["vm1", "vm6"]
-    assert [record.instance for record in answer.unreadable] == ["vm2", "vm3", "vm4", None]
+    assert [record.instance for record in answer.unreadable] == ["vm2", "vm3", "vm4", None, "vm7"]
+    assert [record.uuid for record in answer.unreadable] == [UUID, UUID, None, None, None]
+
+
+def test_a_reply_about_another_name_is_passed_on_as_it_is() -> None:
+    answer = report(
+        status="success", opresult=[{"vm1.example": TICKET["opresult"][0]["gousiosg-1"]}]
+    )
+    assert [(seen.instance, seen.uuid) for seen in answer.observations] == [("vm1.example", UUID)]
 
 
 def list_row(**values: Any) -> list[Any]:
@@ -152,6 +165,46 @@ WORDS = {
 def test_a_word_never_seen_is_named_and_recorded_nowhere() -> None:
     (item,) = read_list([list_row(status="ERROR_new")], READ)
     assert item == Unreadable("vm1", "row of the list: the state 'ERROR_new' is not known")
+
+
+def test_a_list_tells_uuid_and_tags() -> None:
+    (seen,) = read_list([list_row(uuid=UUID, tags=["zeta", "alpha"])], READ)
+    assert isinstance(seen, Observation)
+    assert (seen.uuid, seen.configuration.tags) == (UUID, ("alpha", "zeta"))
+
+
+def test_a_field_that_an_old_ganeti_does_not_know_is_not_told_and_the_rest_holds() -> None:
+    row = [[0, "vm1"] if name == "name" else [1, None] for name in LIST_FIELDS]
+    row[LIST_FIELDS.index("status")] = [0, "running"]
+    (seen,) = read_list([row], READ)
+    assert isinstance(seen, Observation)
+    assert (seen.instance, seen.status, seen.uuid) == ("vm1", Status.ACTIVE, None)
+    assert seen.configuration.told() == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"uuid": "none"}, "row of the list: 'none' is no uuid"),
+        ({"tags": "alpha"}, "row of the list: its tags are no list"),
+        ({"tags": [7]}, "row of the list: the tag is 7, not text"),
+        ({"forthcoming": "no"}, "row of the list: 'no' is neither true nor false"),
+    ],
+)
+def test_a_field_that_is_there_and_malformed_spoils_its_row(
+    values: dict[str, Any], problem: str
+) -> None:
+    (item,) = read_list([list_row(**values)], READ)
+    assert item == Unreadable("vm1", problem)
+
+
+@given(JSON, st.sampled_from(FEED_FIELDS))
+def test_whatever_a_row_of_the_queue_holds_the_others_are_read(value: Any, field: str) -> None:
+    good = {"id": 7, "status": "running", "ops": [{"OP_ID": "OP_INSTANCE_STARTUP"}]}
+    rows = [[[0, row[name]] for name in FEED_FIELDS] for row in (good | {field: value}, good)]
+    read, unreadable = read_queue([value, *rows])
+    assert len(read) + unreadable == 3
+    assert read[-1].job_id == 7
 
 
 @given(JSON, st.sampled_from(JOB_FIELDS))

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proj.ganeti.states import STATUS_OF_WORD, UnknownState, word_of
+from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD, UnknownState, word_of
 from proj.observation import Interval, Status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,3 +52,7 @@ def test_overlapping_readings_are_not_newer_than_each_other() -> None:
 def test_an_interval_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(ValueError, match="end before"):
         Interval(NOON, NOON - timedelta(seconds=1))
+
+
+def test_what_a_job_is_blind_to_only_the_list_can_say() -> None:
+    assert set(JOB_BLIND) <= LIST_ONLY <= set(STATUS_OF_WORD)

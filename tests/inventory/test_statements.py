@@ -9,8 +9,8 @@ from django.db.models import Model
 from django.forms.models import model_to_dict
 
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Pass, Query, Transition
-from tests.recorded import record_cluster, record_instance, record_pass
+from proj.inventory.models import Cluster, Instance, Question, Transition
+from tests.recorded import record_cluster, record_instance
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,10 +42,10 @@ def instance(cluster: Cluster) -> Instance:
 
 
 @pytest.fixture
-def query(cluster: Cluster, instance: Instance) -> Query:
-    return Query.objects.create(
-        cluster=cluster, pass_of=record_pass(cluster, "reconciled"), instance=instance.name,
-        lane=Query.Lane.AUDIT, answer={"word": NASTY}, answered_at=NOON,
+def question(cluster: Cluster, instance: Instance) -> Question:
+    return Question.objects.create(
+        cluster=cluster, name=instance.name, priority=2, answer={"word": NASTY}, token="mine",
+        wanted_since=NOON, newer_than=NOON,
     )  # fmt: skip
 
 
@@ -56,14 +56,13 @@ def test_a_row_is_found_as_the_orm_finds_it(instance: Instance, cluster: Cluster
 
 
 def test_related_rows_come_by_the_same_statement(
-    query: Query, django_assert_num_queries: Any
+    question: Question, django_assert_num_queries: Any
 ) -> None:
     with django_assert_num_queries(1):
-        found = statements.find(Query, "cluster", "pass_of", pk=query.pk)
+        found = statements.find(Question, "cluster", pk=question.pk)
         assert found is not None
-        alike = (columns(found), columns(found.cluster), columns(found.pass_of))
-    pass_of, cluster = Pass.objects.get(), Cluster.objects.get()
-    assert alike == (columns(Query.objects.get()), columns(cluster), columns(pass_of))
+        alike = (columns(found), columns(found.cluster))
+    assert alike == (columns(Question.objects.get()), columns(Cluster.objects.get()))
 
 
 def test_what_is_not_there_is_not_found(cluster: Cluster) -> None:
@@ -71,18 +70,19 @@ def test_what_is_not_there_is_not_found(cluster: Cluster) -> None:
     assert not statements.exists(Instance, cluster=cluster.pk)
 
 
-def test_a_condition_may_be_one_of_several_values(query: Query) -> None:
-    assert statements.exists(Query, pass_of=query.pass_of_id, state=Query.UNFINISHED)
-    assert not statements.exists(Query, pass_of=query.pass_of_id, state=Query.IN_FLIGHT)
-    assert not statements.exists(Query, pass_of=0, state=Query.UNFINISHED)
+def test_a_condition_may_be_one_of_several_values(question: Question) -> None:
+    cluster = question.cluster_id
+    assert statements.exists(Question, cluster=cluster, priority=(1, 2))
+    assert not statements.exists(Question, cluster=cluster, priority=(0, 1))
+    assert not statements.exists(Question, cluster=0, priority=(1, 2))
 
 
 def test_values_are_written_as_the_orm_writes_them(instance: Instance) -> None:
     values = {
         "status": "STOPPED", "backend_status": NASTY, "disks": [3], "nics": None, "memory": None,
-        "nodes": ["n1"], "observed_not_after": NOON + timedelta(days=900), "ask_after": NOON,
+        "nodes": ["n1"], "observed_not_after": NOON + timedelta(days=900), "audited_at": NOON,
     }  # fmt: skip
-    assert statements.update(Instance, values, pk=instance.pk, version=instance.version) == 1
+    assert statements.update(Instance, values, pk=instance.pk, revision=instance.revision) == 1
     ours = columns(Instance.objects.get())
     Instance.objects.filter(pk=instance.pk).update(**values)
     assert ours == columns(Instance.objects.get())
@@ -90,11 +90,11 @@ def test_values_are_written_as_the_orm_writes_them(instance: Instance) -> None:
 
 
 def test_a_row_that_does_not_meet_every_condition_stays_as_it_is(instance: Instance) -> None:
-    missed = statements.update(Instance, {"status": "ERROR"}, pk=instance.pk, version=77)
+    missed = statements.update(Instance, {"status": "ERROR"}, pk=instance.pk, revision=77)
     assert (missed, Instance.objects.get().status) == (0, instance.status)
 
 
-def test_postgresql_keeps_the_plan_of_a_statement(query: Query) -> None:
+def test_postgresql_keeps_the_plan_of_a_statement(question: Question) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("SQLite keeps no plans")
 
@@ -107,29 +107,31 @@ def test_postgresql_keeps_the_plan_of_a_statement(query: Query) -> None:
 
     # The first uses may come before it is worth keeping.
     for _ in range(3):
-        statements.find(Query, "cluster", pk=query.pk)
+        statements.find(Question, "cluster", pk=question.pk)
     before = uses()
     for _ in range(4):
-        statements.find(Query, "cluster", pk=query.pk)
+        statements.find(Question, "cluster", pk=question.pk)
     assert uses() == before + 4
 
 
-def test_each_of_several_rows_gets_its_own_values(query: Query) -> None:
-    pass_of, cluster = query.pass_of, query.cluster
+def test_each_of_several_rows_gets_its_own_values(question: Question) -> None:
     others = [
-        Query.objects.create(cluster=cluster, pass_of=pass_of, instance=name, lane=query.lane)
+        Question.objects.create(
+            cluster=question.cluster, name=name, priority=2, token="theirs",
+            wanted_since=NOON, newer_than=NOON,
+        )
         for name in ("vm2", "vm3")
-    ]
+    ]  # fmt: skip
     statements.update_each(
-        Query,
+        Question,
         [
-            ({"answer": {"number": number}, "answered_at": NOON}, {"pk": row.pk, "state": state})
-            for number, (row, state) in enumerate(
-                zip((query, *others), ("pending", "pending", "done"), strict=True)
+            ({"answer": {"number": number}, "claimed_at": NOON}, {"pk": row.pk, "token": token})
+            for number, (row, token) in enumerate(
+                zip((question, *others), ("mine", "theirs", "nobody's"), strict=True)
             )
         ],
     )
-    answers = dict(Query.objects.values_list("instance", "answer"))
+    answers = dict(Question.objects.values_list("name", "answer"))
     assert answers == {"vm1": {"number": 0}, "vm2": {"number": 1}, "vm3": None}
 
 

@@ -87,7 +87,7 @@ def test_two_queries_share_an_instance_and_a_change_waits_for_both(
         cluster.queue.submit(query()),
         cluster.queue.submit(operation("SHUTDOWN", name)),
     ]
-    assert status(client, *jobs) == ["running", "running", "queued"]
+    assert status(client, *jobs) == ["running", "running", "waiting"]
 
 
 def test_a_query_of_all_waits_for_a_change_of_one_and_a_static_one_does_not(
@@ -98,7 +98,7 @@ def test_a_query_of_all_waits_for_a_change_of_one_and_a_static_one_does_not(
         cluster.queue.submit(query()),
         cluster.queue.submit(query(nth(cluster, 0), static=True)),
     ]
-    assert status(client, *jobs) == ["running", "queued", "running"]
+    assert status(client, *jobs) == ["running", "waiting", "running"]
 
 
 def test_a_query_that_names_nobody_is_answered_for_everybody(cluster: Cluster, client: Any) -> None:
@@ -307,6 +307,18 @@ def test_a_simulator_of_its_own_process_is_broken_and_mended_from_outside(
     assert first not in words(client)
     assert put(outside, "queue", {"stuck": True, "submit": operation("REBOOT", second)}) == "200"
     assert [job["status"] for job in client.GetJobs(bulk=True)] == ["waiting"]
+    assert put(outside, "truth", {"rename": {"name": first, "new_name": "shop"}}) == "200"
+    assert put(outside, "truth", {"reserve": "coming", "remove": [second]}) == "200"
+    assert {"shop", "coming"} - set(words(client)) == set()
+    assert second not in words(client)
+    job = {"ops": [operation("REBOOT", "shop")] * 2, "seconds": 0, "held": True}
+    assert put(outside, "queue", {"stuck": False, "submit": job}) == "200"
+    assert put(outside, "queue", {"end": {"number": 1, "status": "dead"}, "held": []}) == "200"
+    assert status(client, 1, 2) == ["error", "success"]
+    assert put(outside, "queue", {"lock": {"name": "node1.sim1", "seconds": 60}}) == "200"
+    assert status(client, 3) == ["running"]
+    assert put(outside, "queue", {"begin_anew": True}) == "200"
+    assert client.GetJobs() == []
     assert put(outside, "faults", {"hang": True}) == "200"
     with pytest.raises(GanetiApiError):
         client.GetVersion()
@@ -332,6 +344,9 @@ def _refuses(client: Any) -> bool:
         ("faults", [], "400"),
         ("truth", {"crash": "nobody"}, "400"),
         ("truth", {"instances": {}}, "400"),
+        ("truth", {"add": [{"name": "new", "colour": "red"}]}, "400"),
+        ("queue", {"jobs": {}}, "400"),
+        ("queue", {"end": 99}, "400"),
         ("weather", {}, "400"),
         ("master", "soon", "400"),
     ],

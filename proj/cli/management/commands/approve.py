@@ -1,42 +1,73 @@
-"""manage.py approve: let a held pass through, if the world has not moved."""
+"""manage.py approve: let a mass change through, exactly as it is held; without one, list them."""
 
 from argparse import ArgumentParser
 from typing import Any
 
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, refuse
-from proj.cli.waiting import FAILED, wait_for
 from proj.clock import now
-from proj.inventory.models import Pass
-from proj.reconcile import passes
+from proj.inventory.fleet import held
+from proj.inventory.models import Cluster, Hold
+from proj.reconcile import holds
+from proj.reconcile.brake import Entry
+from proj.wiring import tuning
 from tasks.query import query_cluster
+
+SHOWN = 20
 
 
 class Command(PlainCommand):
-    """Look again; where the same instances go the same way, let them."""
+    """Let exactly what a hold names pass, for an hour, while it still differs."""
 
-    help = "Approve a held pass. Refused when the cluster shows something else by now."
+    help = "Approve a held mass change by its id. Without an id: list what is held."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("pass_id", type=int, metavar="PASS")
-        parser.add_argument("--timeout", type=float, default=600.0, metavar="S")
+        parser.add_argument("hold_id", type=int, nargs="?", metavar="ID")
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        held = Pass.objects.filter(pk=options["pass_id"]).select_related("cluster").first()
-        if held is None:
-            refuse(f"no pass {options['pass_id']}")
-        if held.outcome != Pass.Outcome.HELD:
-            refuse(f"pass {held.pk} is not held: it is {held.outcome or held.state}")
-        kind = Pass.Kind(held.kind)
-        again = passes.request(held.cluster, kind=kind, at=now(), approved=held.fingerprint)
-        query_cluster.delay(cluster=held.cluster.name)
-        (report,) = (passes.describe(it) for it in wait_for([again], options["timeout"]))
+        if options["hold_id"] is None:
+            _list(as_json=options["json"])
+            return
+        hold = Hold.objects.filter(pk=options["hold_id"]).select_related("cluster").first()
+        if hold is None:
+            refuse(f"no hold {options['hold_id']}: manage.py approve lists what is held")
+        try:
+            entries = holds.approve(hold, tuning(), at=now())
+        except holds.CannotBeApproved as error:
+            refuse(str(error))
+        query_cluster.delay(cluster=hold.cluster.name)
         if options["json"]:
-            print_json({"passes": [report]})
-        elif report["outcome"] == Pass.Outcome.HELD:
-            print(f"{held.cluster.name}: the world has moved: {report['error']}")
+            print_json({"approved": _described(hold)})
         else:
-            print(f"{held.cluster.name}: {report['outcome'] or report['state']} {report['error']}")
-        if report["outcome"] not in (Pass.Outcome.IN_SYNC, Pass.Outcome.RECONCILED):
-            raise SystemExit(FAILED)
+            print(f"{hold.cluster.name}: {len(entries)} changes may pass: {_names(entries)}")
+
+
+def _list(*, as_json: bool) -> None:
+    waiting = list(held(Cluster.objects.all()))
+    if as_json:
+        print_json({"holds": [_described(hold) for hold in waiting]})
+        return
+    for hold in waiting:
+        print(f"{hold.pk} {hold.cluster.name}: {hold.reason}: {_names(holds.entries_of(hold))}")
+    if not waiting:
+        print("nothing is held")
+
+
+def _names(entries: list[Entry]) -> str:
+    names = ", ".join(f"{it.name} {it.before} -> {it.after}" for it in entries[:SHOWN])
+    left = len(entries) - SHOWN
+    return f"{names} and {left} more" if left > 0 else names
+
+
+def _described(hold: Hold) -> dict[str, Any]:
+    return {
+        "id": hold.pk,
+        "cluster": hold.cluster.name,
+        "reason": hold.reason,
+        "since": hold.since,
+        "changes": [
+            {"instance": it.name, "from": it.before, "to": it.after}
+            for it in holds.entries_of(hold)
+        ],
+    }

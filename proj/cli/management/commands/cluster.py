@@ -73,7 +73,7 @@ class Command(PlainCommand):
             case "resume":
                 _named(options["name"]).update(
                     paused=False, next_look_at=None, next_follow_at=None,
-                    look_until=None, follow_until=None, await_until=None,
+                    look_until=None, follow_until=None, await_until=None, next_ask_at=None,
                 )  # fmt: skip
                 self.stdout.write(f"{options['name']} goes on")
             case "remove":
@@ -187,7 +187,7 @@ def _check(options: dict[str, Any]) -> None:
             print(
                 row["error"]
                 or f"{row['name']}: RAPI {row['version']}, {row['instances']} instances;"
-                f" {row['audit']}"
+                f" {row['audit']}; {row['queue']}"
             )
     if any(row["error"] for row in rows):
         raise SystemExit(2)
@@ -200,6 +200,11 @@ def _checked(cluster: Cluster) -> dict[str, Any]:
         instances = backend.look().size
     except BackendError as error:
         return {"name": cluster.name, "error": str(error)}
+    try:
+        backend.read_queue(None, [], whole=True)
+        queue = "the job queue can be read; the right `write` would let stuck queries be canceled"
+    except BackendError as error:
+        queue = f"the job queue cannot be read, so that no bound holds (PROOF_WITHIN): {error}"
     audit = audit_round(
         instances, jobs_per_hour=cluster.jobs_per_hour, confirm_max_age=cluster.confirm_max_age
     )
@@ -209,4 +214,5 @@ def _checked(cluster: Cluster) -> dict[str, Any]:
         "version": version,
         "instances": instances,
         "audit": str(audit),
+        "queue": queue,
     }

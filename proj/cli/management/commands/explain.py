@@ -1,21 +1,35 @@
 """manage.py explain: all that is known about one instance, and why."""
 
 from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.forms.models import model_to_dict
 
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
-from proj.inventory.models import Instance, Query
+from proj.clock import now_or_here
+from proj.inventory.fleet import held, is_queue_read
+from proj.inventory.models import Cluster, Instance, Job, Question
+from proj.observation import to_json
+from proj.reconcile import holds, rows, shown
+from proj.reconcile.decide import SETTLED, Memory, Rule
+from proj.reconcile.resolve import resolve_to_read
 
 HISTORY = 20
+NEVER = "not yet"
+INTERNAL = (
+    "id", "cluster", "epoch", "revision", "differs", "differs_since", "observed_not_before",
+    "observed_not_after",
+)  # fmt: skip
 
 
 class Command(PlainCommand):
-    """Say what is recorded about an instance, what was asked and which rules fired."""
+    """Say what is recorded, what lists say, what is asked, and which rules hold."""
 
-    help = "Explain one instance: recorded state, queries, rules and history."
+    help = "Explain one instance: recorded state, what differs, questions, rules and history."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("instance", metavar="CLUSTER/NAME")
@@ -25,39 +39,46 @@ class Command(PlainCommand):
         cluster, slash, name = options["instance"].partition("/")
         if not slash:
             refuse(f"{options['instance']}: write CLUSTER/NAME")
-        found = Instance.objects.filter(cluster__name=cluster, name=name).first()
+        row = Cluster.objects.filter(name=cluster).first()
+        found = resolve_to_read(row, name) if row is not None else None
         if found is None:
             refuse(f"no instance {options['instance']}: see manage.py instances")
         explained = _explained(found)
         if options["json"]:
             print_json(explained)
             return
-        for field, value in explained["recorded"].items():
+        recorded = explained["recorded"]
+        for field, value in (recorded | {"observed_at": recorded["observed_at"] or NEVER}).items():
             if value not in (None, ""):
                 print(f"{field}: {value}")
-        print_table(
-            explained["queries"], ("at", "job_id", "state", "rule", "backend_status", "error")
-        )
+        for line in explained["why"]:
+            print(line)
         print_table(explained["history"], ("at", "field", "from", "to", "rule", "source", "job_id"))
 
 
 def _explained(instance: Instance) -> dict[str, Any]:
-    queries = Query.objects.filter(cluster=instance.cluster, instance=instance.name)
-    recorded = model_to_dict(instance, exclude=["id", "cluster", "name", "version"])
+    at = now_or_here()
+    question, jobs = _question(instance), _jobs(instance)
     return {
         "instance": str(instance),
-        "recorded": recorded | {"task_state": instance.task_state},
-        "queries": [
-            {
-                "at": query.submitted_at,
-                "job_id": query.job_id,
-                "state": query.state,
-                "rule": query.rule,
-                "backend_status": (query.answer or {}).get("backend_status"),
-                "error": query.error,
-            }
-            for query in queries.order_by("-id")[:HISTORY]
+        "recorded": model_to_dict(instance, exclude=INTERNAL) | {
+            "task_state": shown.task_states([instance], at=at)[instance.pk],
+            "observed_at": shown.observed_at(instance),
+        },
+        "differs": [
+            {"field": field, "value": to_json(it.value), "since": it.first}
+            for field, it in _memory(instance, at).differs.items()
         ],
+        "jobs": [{"job_id": it.job_id, "state": it.state, "work": it.work} for it in jobs],
+        "question": None if question is None else {
+            "priority": question.get_priority_display(),
+            "wanted_since": question.wanted_since,
+            "job_id": question.job_id,
+            "attempts": question.attempts,
+            "retry_at": question.retry_at,
+            "error": question.error,
+        },
+        "why": [*_why(instance, question, jobs, at)],
         "history": [
             {
                 "at": change.at,
@@ -72,4 +93,66 @@ def _explained(instance: Instance) -> dict[str, Any]:
             }
             for change in instance.transitions.all()[:HISTORY]
         ],
-    }
+    }  # fmt: skip
+
+
+def _memory(instance: Instance, at: datetime) -> Memory:
+    """Return what the last lists said; of another epoch it is void."""
+    if instance.epoch != instance.cluster.epoch:
+        return SETTLED
+    return rows.memory_of(instance, at=at)
+
+
+def _question(instance: Instance) -> Question | None:
+    mine = Question.objects.filter(cluster=instance.cluster)
+    if instance.uuid:
+        return mine.filter(uuid=instance.uuid).first()
+    return mine.filter(uuid=None, name=instance.name).first()
+
+
+def _jobs(instance: Instance) -> list[Job]:
+    mirrored = Job.objects.filter(cluster=instance.cluster, state__in=rows.OPEN, is_query=False)
+    return rows.JobsByInstance(list(mirrored)).on(instance)
+
+
+def _why(
+    instance: Instance, question: Question | None, jobs: Sequence[Job], at: datetime
+) -> Iterator[str]:
+    """Say in sentences what holds now, and by when it will be right."""
+    cluster, memory = instance.cluster, _memory(instance, at)
+    for field, it in memory.differs.items():
+        rule = Rule.LIST_SUSPECTS
+        yield f"lists say {field} is {_words(it.value)} since {it.first:%H:%M:%S}: {rule}"
+    if memory.missing is not None:
+        yield f"lists lack it since {memory.missing[0]:%H:%M:%S}: {Rule.MISSING_ONCE}"
+    for job in jobs:
+        number = "announced, not seen yet" if job.job_id is None else f"{job.job_id}, {job.state}"
+        yield f"{rows.work_on(job, instance)[0]} is under way (job {number}): {Rule.IN_FLIGHT}"
+    if question is not None:
+        yield _waits(question)
+    for hold in held(Cluster.objects.filter(pk=cluster.pk)):
+        if rows.key_of(instance) in {entry.key for entry in holds.entries_of(hold)}:
+            yield f"held: {hold.reason}; look at it, then: manage.py approve {hold.pk}"
+    if cluster.paused:
+        yield f"{cluster} is paused: manage.py cluster resume {cluster}"
+    elif cluster.is_failing:
+        yield f"{cluster} is failing: {cluster.last_error}"
+    if not is_queue_read(cluster, at=at):
+        yield "the job queue cannot be read: no bound holds (PROOF_WITHIN), task_state is unknown"
+    else:
+        seconds = (settings.PROOF_WITHIN + 2 * settings.LOOK_PERIOD).total_seconds()
+        yield f"a change is recorded within {seconds:g} s: what no job proves, two lists settle"
+
+
+def _waits(question: Question) -> str:
+    since = f"since {question.wanted_since:%H:%M:%S}"
+    failed = f"; the last attempt: {question.error}" if question.error else ""
+    if question.job_id is not None:
+        return f"asked by job {question.job_id}, wanted {since}{failed}"
+    until = f", not before {question.retry_at:%H:%M:%S}" if question.retry_at else ""
+    return f"waits to be asked {since}{until}{failed}"
+
+
+def _words(value: Any) -> str:
+    plain = to_json(value)
+    return " ".join(map(str, plain)) if isinstance(plain, list) else str(plain)

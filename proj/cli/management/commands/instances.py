@@ -9,6 +9,7 @@ from proj.cli.output import print_json, print_table, refuse
 from proj.clock import now_or_here
 from proj.inventory.models import Cluster, Instance
 from proj.observation import Status
+from proj.reconcile import shown
 
 
 class Command(PlainCommand):
@@ -22,15 +23,17 @@ class Command(PlainCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = Instance.objects.select_related("cluster").order_by("cluster__name", "name")
+        found = Instance.objects.select_related("cluster")
         if options["cluster"]:
             if not Cluster.objects.filter(name=options["cluster"]).exists():
                 refuse(f"no cluster {options['cluster']}: see manage.py cluster list")
             found = found.filter(cluster__name=options["cluster"])
         if options["status"]:
             found = found.filter(status=options["status"])
+        found = found.order_by("cluster__name", "name", "pk")
         at = now_or_here()
-        rows = [_row(instance, at) for instance in found]
+        states = shown.task_states(found, at=at)
+        rows = [_row(instance, states[instance.pk], at) for instance in found]
         if options["json"]:
             print_json({"instances": rows})
         else:
@@ -40,6 +43,7 @@ class Command(PlainCommand):
 COLUMNS = (
     "cluster",
     "name",
+    "uuid",
     "status",
     "backend_status",
     "task_state",
@@ -49,20 +53,22 @@ COLUMNS = (
 )
 
 
-def _row(instance: Instance, at: datetime) -> dict[str, Any]:
-    """Return one instance; ages are in seconds, null when there was no such reading."""
-    looked = instance.cluster.looked_not_after
-    observed = max(filter(None, (instance.observed_not_after, looked)))
+def _row(instance: Instance, task_state: str | None, at: datetime) -> dict[str, Any]:
+    """Return one instance; ages are in seconds, null when there was no such reading.
+
+    The task's state is null where the job queue could not be read.
+    """
+    observed = shown.observed_at(instance)
     confirmed = instance.confirmed_at
     return {
         "cluster": instance.cluster.name,
         "name": instance.name,
+        "uuid": instance.uuid,
+        "id": str(instance.api_id),
         "status": instance.status,
         "backend_status": instance.backend_status,
-        "task_state": instance.task_state,
+        "task_state": task_state,
         "node": instance.nodes[0] if instance.nodes else None,
-        "observed_age": round((at - observed).total_seconds(), 1),
+        "observed_age": round((at - observed).total_seconds(), 1) if observed else None,
         "confirmed_age": round((at - confirmed).total_seconds(), 1) if confirmed else None,
-        "ask_failures": instance.ask_failures,
-        "ask_after": instance.ask_after,
     }

@@ -3,14 +3,18 @@
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.management.base import CommandError
+
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
 from proj.cli.waiting import FAILED, wait_for
 from proj.clock import now
-from proj.inventory.models import Cluster, Pass
-from proj.observation import is_instance_name
-from proj.reconcile import passes
-from tasks.query import issue_jobs, query_cluster
+from proj.inventory.models import Cluster, Request
+from proj.names import is_instance_name
+from proj.observation import Status
+from proj.reconcile import requests
+from proj.wiring import tuning
+from tasks.query import reconcile_now
 
 DRIFT = 3
 
@@ -30,8 +34,11 @@ class Command(PlainCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         requested = _request(options)
+        whole = [it for it in requested if it.kind == Request.Kind.ALL]
+        if whole and not options["json"]:
+            print(_how_long(whole))
         closed = wait_for(requested, options["timeout"], quiet=options["json"])
-        reports = [passes.describe(pass_of) for pass_of in closed]
+        reports = [requests.describe(request) for request in closed]
         if options["json"]:
             print_json({"passes": reports})
         else:
@@ -39,8 +46,8 @@ class Command(PlainCommand):
         raise SystemExit(_exit_code(reports, plan=options["plan"]))
 
 
-def _request(options: dict[str, Any]) -> list[Pass]:
-    at, plan = now(), options["plan"]
+def _request(options: dict[str, Any]) -> list[Request]:
+    plan, numbers = options["plan"], tuning()
     instances = [_instance(text) for text in options["instance"]]
     clusters = [_cluster(name) for name in options["cluster"]]
     if not clusters and not instances:
@@ -50,15 +57,33 @@ def _request(options: dict[str, Any]) -> list[Pass]:
     for cluster in {*clusters, *(cluster for cluster, _ in instances)}:
         if cluster.paused:
             refuse(f"{cluster.name} is paused: manage.py cluster resume {cluster.name}")
-    kind = Pass.Kind.ALL if options["all"] else Pass.Kind.SWEEP
+    kind = Request.Kind.ALL if options["all"] else Request.Kind.SWEEP
     requested = []
-    for cluster in clusters:
-        requested.append(passes.request(cluster, kind=kind, at=at, plan=plan))
-        query_cluster.delay(cluster=cluster.name)
-    for cluster, name in instances:
-        requested.append(passes.request_instance(cluster, name, at=at, plan=plan))
-        issue_jobs.delay(cluster=cluster.name)
+    try:
+        for cluster in clusters:
+            wanted = Request.Kind.PLAN if plan else kind
+            requested.append(
+                requests.request_cluster(cluster, kind=wanted, tuning=numbers, at=now())
+            )
+            reconcile_now(cluster, whole=True, plan=plan)
+        for cluster, name in instances:
+            requested.append(
+                requests.request_instance(cluster, name, tuning=numbers, at=now(), plan=plan)
+            )
+            reconcile_now(cluster, whole=False, plan=plan)
+    except requests.TooMany as error:
+        raise CommandError(str(error), returncode=FAILED) from None
     return requested
+
+
+SECONDS_A_JOB = 0.35
+"""What Ganeti needs to start one query job after another, whatever their number at once."""
+
+
+def _how_long(requested: list[Request]) -> str:
+    counts = (it.cluster.instances.exclude(status=Status.DELETED).count() for it in requested)
+    longest = max(counts)
+    return f"about {max(1, round(longest * SECONDS_A_JOB))} s: Ganeti starts one job at a time"
 
 
 def _cluster(name: str) -> Cluster:
@@ -90,6 +115,8 @@ def _show(reports: list[dict[str, Any]]) -> None:
         outcome = report["outcome"] or f"still {report['state']}: is a worker running?"
         error = f": {report['error']}" if report["error"] else ""
         print(f"{report['cluster']}: {outcome}, {report['queried']} queried{error}")
+        for it in report["unconfirmed"]:
+            print(f"  not confirmed: {it['instance']}: {it['reason']}")
         for finding in report["findings"]:
             print(f"  {finding['instance']}: {finding['problem']}")
 
@@ -97,7 +124,6 @@ def _show(reports: list[dict[str, Any]]) -> None:
 def _exit_code(reports: list[dict[str, Any]], *, plan: bool) -> int:
     if any(report["outcome"] not in ("in_sync", "reconciled") for report in reports):
         return FAILED
-    awaits = any("awaits proof" in f["problem"] for r in reports for f in r["findings"])
-    if plan and (awaits or any(report["changes"] for report in reports)):
+    if plan and any(report["changes"] for report in reports):
         return DRIFT
     return 0

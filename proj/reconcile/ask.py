@@ -1,0 +1,324 @@
+"""ASK: issue the most urgent questions as query jobs, at most so many at once, and await them.
+
+One chain of steps a cluster polls all that is in flight by one request, keeps the answers in
+their rows, and issues what may go. No step sleeps; every row can be taken up by any worker.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, Max, Min, Q
+
+from proj.backend import Backend, BackendError, Busy, JobReport, JobState, Misconfigured, Verdict
+from proj.inventory import statements
+from proj.inventory.models import Cluster, Instance, Job, Question
+from proj.observation import Interval
+from proj.reconcile import questions, requests, turns
+from proj.reconcile.context import Context, backoff
+from proj.reconcile.settings import Tuning
+from proj.reconcile.turns import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question whose answer waits to be settled."""
+
+    key: int
+    instance: str
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of the chain came to."""
+
+    answered: list[Answered]
+    token: str | None = None
+    """Of the chain, which goes on with it; None where it has ended, or is another's."""
+    pause: float = 0.0
+    """Seconds until the next step."""
+
+
+def issue(name: str, context: Context) -> Step:
+    """Begin a chain with its first step; where one is alive, only issue what may go now."""
+    tuning = context.tuning
+    cluster = Cluster.objects.filter(name=name, paused=False).first()
+    if cluster is None:
+        return Step([])
+    held = turns.take(name, "await", tuning.chain_lease, at=context.now())
+    if held is not None:
+        return _advance(held, context)
+    step = Step([])
+    if not cluster.is_failing and not _is_backing_off(cluster, tuning, at=context.now()):
+        try:
+            _submit(cluster, context.connect(cluster), context, step)
+        except BackendError:
+            # The chain that is alive meets the same, and says so.
+            return step
+    return step
+
+
+def step(name: str, token: str, context: Context) -> Step:
+    """Go on with a chain begun before, where it is still this one."""
+    at = context.now()
+    held = turns.keep(name, "await", token, context.tuning.chain_lease, at=at)
+    if held is None:
+        return Step([])
+    if held.cluster.paused:
+        turns.release(held)
+        return Step([])
+    return _advance(held, context)
+
+
+def forgotten(*, at: datetime) -> list[str]:
+    """Return the clusters where something may be due to be asked, and no chain is alive."""
+    free = Q(await_until=None) | Q(await_until__lt=at) | Q(await_until__gt=at + FAR)
+    due = Q(next_ask_at=None) | Q(next_ask_at__lte=at) | Q(next_ask_at__gt=at + FAR)
+    return list(Cluster.objects.filter(free & due, paused=False).values_list("name", flat=True))
+
+
+FAR = timedelta(hours=1)
+"""A lease or a turn that ends later was set by a clock that was ahead."""
+
+BLOCKED = timedelta(seconds=5)
+"""When to try again what may not go yet: a job works on it, or all seats are taken."""
+
+
+def _is_backing_off(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
+    due = cluster.next_ask_at
+    longest = timedelta(seconds=2 * tuning.retry_cap)
+    return cluster.ask_failures > 0 and due is not None and at < due <= at + longest
+
+
+def _advance(held: Turn, context: Context) -> Step:
+    cluster, tuning = held.cluster, context.tuning
+    done = Step([])
+    if _is_backing_off(cluster, tuning, at=context.now()):
+        turns.release(held)
+        return done
+    try:
+        _recover(cluster, context, done)
+        backend = context.connect(cluster)
+        if cluster.is_failing:
+            backend.version()
+        _poll(cluster, backend, context, done)
+        _submit(cluster, backend, context, done)
+    except BackendError as error:
+        _failed(held, error, tuning, at=context.now())
+        return done
+    at = context.now()
+    held.values |= {"asked_at": at}
+    if cluster.ask_failures:
+        held.values |= {"ask_failures": 0}
+    pause = _pause(cluster, tuning, at=at)
+    if pause is None:
+        _rest(cluster, tuning, at=at)
+        turns.release(held)
+    else:
+        statements.update(Cluster, held.values, pk=cluster.pk, await_token=held.token)
+        done.token, done.pause = held.token, pause
+    return done
+
+
+def _recover(cluster: Cluster, context: Context, done: Step) -> None:
+    """Take up what a worker left that died: a claim without a job, an answer not settled."""
+    at, tuning = context.now(), context.tuning
+    held = Question.objects.filter(cluster=cluster).exclude(token="")
+    ahead = Q(claimed_at__gt=at) | Q(claimed_at=None)
+    since = at - timedelta(seconds=tuning.submit_timeout)
+    for question in held.filter(ahead | Q(claimed_at__lt=since), job_id=None, answer__isnull=True):
+        questions.failed(question, tuning, "lost with its worker", at=at)
+    since = at - timedelta(seconds=tuning.answer_timeout)
+    lost = held.filter(ahead | Q(claimed_at__lt=since), answer__isnull=False)
+    for question in lost:
+        done.answered.append(Answered(question.pk, question.name))
+    lost.filter(pk__in=[it.key for it in done.answered]).update(claimed_at=at)
+
+
+def _poll(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
+    """Ask for all that is in flight by one request, and keep the answers."""
+    flying = Question.objects.filter(cluster=cluster, answer__isnull=True).exclude(token="")
+    asked = {
+        question.job_id: question
+        for question in flying
+        if question.job_id is not None and question.claimed_at is not None
+    }
+    if not asked:
+        return
+    submitted = {
+        job_id: question.claimed_at for job_id, question in asked.items() if question.claimed_at
+    }
+    told = {report.job_id: report for report in backend.poll(submitted)}
+    # A job that the answer leaves out is waited for like one that is open.
+    reports = [told.get(job_id, JobReport(job_id, Verdict.PENDING)) for job_id in submitted]
+    answers = []
+    for report in reports:
+        if report.verdict is Verdict.ANSWERED and report.observations:
+            answers.append((asked[report.job_id], report.observations[0].to_json()))
+    _keep(answers, context, done)
+    # Those that may need a request of their own come last: it may fail.
+    for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
+        if not (report.verdict is Verdict.ANSWERED and report.observations):
+            _take(asked[report.job_id], report, backend, context, done)
+    ended = [it.job_id for it in reports if it.verdict is not Verdict.PENDING]
+    Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).update(
+        state=JobState.ENDED.value
+    )
+
+
+def _keep(answers: Sequence[tuple[Question, dict[str, Any]]], context: Context, done: Step) -> None:
+    """Keep answers in the rows of the questions, where these are still ours."""
+    if not answers:
+        return
+    at = context.now()
+    with transaction.atomic():
+        statements.update_each(
+            Question,
+            [
+                ({"answer": answer, "claimed_at": at}, {"pk": it.pk, "token": it.token})
+                for it, answer in answers
+            ],
+        )
+    done.answered += [Answered(it.pk, it.name) for it, _ in answers]
+
+
+def _take(
+    question: Question,
+    report: JobReport,
+    backend: Backend,
+    context: Context,
+    done: Step,
+) -> None:
+    at, tuning = context.now(), context.tuning
+    match report.verdict:
+        case Verdict.PENDING:
+            since = at - timedelta(seconds=tuning.query_timeout)
+            if question.claimed_at is not None and question.claimed_at < since:
+                # Whether or not it can be canceled, it holds its seat until it has ended.
+                error = f"job {report.job_id} did not end in {tuning.query_timeout:g} s"
+                questions.failed(question, tuning, error, at=at)
+                backend.cancel(report.job_id)
+        case Verdict.ABSENT:
+            found = _find(question, backend, context, done)
+            if found:
+                questions.failed(question, tuning, f"{report.error}: yet it is there", at=at)
+        case Verdict.LOST | Verdict.RETRY | Verdict.FAILED | Verdict.ANSWERED:
+            error = report.error or f"job {report.job_id} told nothing that could be read"
+            questions.failed(question, tuning, error, at=at)
+
+
+def _find(question: Question, backend: Backend, context: Context, done: Step) -> bool:
+    """Ask who answers to the name; nobody, or another, is evidence that the one asked is not."""
+    begun = context.now()
+    found = backend.find(question.name)
+    if found is not None and (
+        found.uuid == question.uuid if question.uuid else found.name == question.name
+    ):
+        return True
+    interval = Interval(begun, context.now())
+    _keep([(question, {"absent": interval.to_json()})], context, done)
+    return False
+
+
+def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
+    """Claim as many questions as there are seats, and issue them."""
+    tuning, policy = context.tuning, context.policy_of(cluster)
+    with transaction.atomic():
+        locked = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
+        fresh = locked.order_by().first()
+        if fresh is None or fresh.paused:
+            return
+        claimed = questions.claim(fresh, policy, tuning, at=context.now())
+    for place, (question, row) in enumerate(claimed):
+        try:
+            _issue(fresh, question, row, backend, context, done)
+        except BackendError as error:
+            at = context.now()
+            if isinstance(error, Busy | Misconfigured):
+                for left, _ in claimed[place:]:
+                    questions.release(left)
+            else:
+                questions.failed(question, tuning, str(error), at=at)
+                for left, _ in claimed[place + 1 :]:
+                    questions.release(left)
+            raise
+
+
+def _issue(
+    cluster: Cluster,
+    question: Question,
+    row: Instance | None,
+    backend: Backend,
+    context: Context,
+    done: Step,
+) -> None:
+    is_missing = row is not None and row.missing_first is not None and row.epoch == cluster.epoch
+    if is_missing and not _find(question, backend, context, done):
+        return
+    begun = context.now()
+    job_id = backend.submit_query(question.name, limit=cluster.max_in_flight)
+    at = context.now()
+    with transaction.atomic():
+        statements.update(
+            Question,
+            {"job_id": job_id, "claimed_at": begun},
+            pk=question.pk,
+            token=question.token,
+        )
+        # Also a job that is nobody's by now holds its seat until it has ended.
+        Job.objects.update_or_create(
+            cluster=cluster,
+            job_id=job_id,
+            defaults={"is_query": True, "is_ours": True},
+            create_defaults={
+                "is_query": True,
+                "is_ours": True,
+                "state": JobState.QUEUED.value,
+                "epoch": cluster.epoch,
+                "seen_first": at,
+                "seen_last": at,
+            },
+        )
+
+
+def _pause(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float | None:
+    """Return how many seconds the chain may rest before its next step; None when it has ended."""
+    flying = Question.objects.filter(cluster=cluster, answer__isnull=True).exclude(token="")
+    newest = flying.aggregate(number=Count("pk"), newest=Max("claimed_at"))
+    if not newest["number"]:
+        return None
+    idle = (at - newest["newest"]).total_seconds() if newest["newest"] else 0.0
+    return min(tuning.poll_interval_max, max(tuning.poll_interval_min, idle / 8))
+
+
+def _rest(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
+    """Leave when the next chain is to begin, unless somebody has asked meanwhile."""
+    left = Question.objects.filter(cluster=cluster).aggregate(
+        waiting=Count("pk", filter=Q(retry_at=None) | Q(retry_at__lte=at)),
+        first=Min("retry_at", filter=Q(retry_at__gt=at)),
+    )
+    due = [at + timedelta(seconds=tuning.look_period)]
+    if left["waiting"]:
+        due.append(at + BLOCKED)
+    if left["first"]:
+        due.append(left["first"])
+    mine = Cluster.objects.filter(pk=cluster.pk, next_ask_at=cluster.next_ask_at)
+    mine.update(next_ask_at=min(due))
+
+
+def _failed(held: Turn, error: BackendError, tuning: Tuning, *, at: datetime) -> None:
+    """Leave when to try again; the beat begins the next chain."""
+    if not isinstance(error, Busy):
+        failures = held.cluster.ask_failures + 1
+        base = tuning.retry_cap if isinstance(error, Misconfigured) else tuning.retry_base
+        wait = backoff(failures, base=base, cap=tuning.retry_cap)
+        held.values |= {
+            "ask_failures": failures,
+            "last_error": str(error),
+            "next_ask_at": at + wait,
+        }
+    if isinstance(error, Misconfigured):
+        requests.refuse(held.cluster, str(error), at=at)
+    turns.release(held)

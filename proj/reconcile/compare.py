@@ -1,0 +1,233 @@
+"""Compare one list of all instances with what is recorded; nothing is written here."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from proj.backend import Look, Unreadable
+from proj.inventory.models import Cluster, Instance
+from proj.observation import Observation, Status
+from proj.reconcile import brake, rows
+from proj.reconcile.brake import Entry
+from proj.reconcile.decide import (
+    Action,
+    Decision,
+    Listed,
+    Policy,
+    Recorded,
+    Rule,
+    Unlisted,
+    decide,
+)
+from proj.reconcile.memo import Agreed
+
+CHUNK = 1000
+"""Records whose rows are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One instance that the list has news about."""
+
+    seen: Listed | Unlisted
+    decision: Decision
+    uuid: str | None
+    name: str
+    recorded: Recorded | None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What one list comes to."""
+
+    news: list[Sight] = field(default_factory=list)
+    """Whatever is to be kept, asked or reported."""
+    agreed: Agreed = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    is_complete: bool = True
+    """The whole body came, and every record could be read, none twice."""
+    undecided: int = 0
+    """Instances that this list is too old, or too early, to judge."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Announced name -> the full one by which the list has it."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs, is missing, cannot be read or is too new to be judged."""
+        return self.is_complete and not (self.news or self.findings or self.undecided)
+
+    def entries(self) -> list[Entry]:
+        """Return what a hold would name: whatever would take something away."""
+        return [entry for sight in self.news if (entry := _entry(sight)) is not None]
+
+
+def compare(
+    cluster: Cluster, look: Look, policy: Policy, before: Agreed, *, at: datetime
+) -> Comparison:
+    """Decide for every instance that the list has, or lacks.
+
+    One that agreed ``before``, and of which neither the record nor the row has changed since, is
+    not decided about again.
+    """
+    found = Comparison()
+    living = _living(cluster)
+    places = _places(look, found)
+    unsure = []
+    for key, (place, mark) in places.items():
+        known = before.get(key)
+        if known is not None and known == (mark, living.get(key)):
+            found.agreed[key] = known
+        else:
+            unsure.append(place)
+    marks = {key: mark for key, (_, mark) in places.items()}
+    listed = set(places)
+    for chunk in chunks(unsure, CHUNK):
+        seen = []
+        for record in look.read(chunk):
+            if isinstance(record, Unreadable):
+                _cannot_read(found, record.instance, record.problem)
+                listed |= {record.uuid or "", record.instance or ""}
+            else:
+                seen.append(record)
+        _compare_listed(cluster, seen, policy, found, marks, listed, at=at)
+    if found.is_complete:
+        missing = [key for key in living if key not in listed]
+        for chunk in chunks(missing, CHUNK):
+            _compare_missing(cluster, chunk, look, policy, found, at=at)
+    return found
+
+
+def _living(cluster: Cluster) -> dict[str, int]:
+    """Return every instance that is not gone, by uuid, or by name where it has none."""
+    mine = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED).order_by()
+    return {
+        uuid or name: revision
+        for uuid, name, revision in mine.values_list("uuid", "name", "revision")
+    }
+
+
+def _places(look: Look, found: Comparison) -> dict[str, tuple[int, int]]:
+    """Return where each instance stands in the list, and the print of its record."""
+    prints = look.prints()
+    has_uuids = any(uuid for _, uuid, _ in prints)
+    uuids = Counter(uuid for _, uuid, _ in prints if uuid)
+    names = Counter(name for name, _, _ in prints)
+    twice_uuids = {uuid for uuid, number in uuids.items() if number > 1}
+    twice_names = {name for name, number in names.items() if number > 1}
+    places = {}
+    for place, (name, uuid, mark) in enumerate(prints):
+        if name in twice_names or uuid in twice_uuids:
+            _cannot_read(found, name, "the list has it twice")
+        elif has_uuids and not uuid:
+            _cannot_read(found, name, "its record has no uuid, and others have")
+        else:
+            places[uuid or name] = (place, mark)
+    return places
+
+
+def _cannot_read(found: Comparison, name: str | None, problem: str) -> None:
+    found.is_complete = False
+    found.findings.append({"instance": name, "problem": problem})
+
+
+def _compare_listed(
+    cluster: Cluster,
+    seen: Sequence[Observation],
+    policy: Policy,
+    found: Comparison,
+    marks: dict[str, int],
+    listed: set[str],
+    *,
+    at: datetime,
+) -> None:
+    mine = Instance.objects.filter(cluster=cluster).order_by()
+    known = {row.uuid: row for row in mine.filter(uuid__in=[it.uuid for it in seen if it.uuid])}
+    nameless = mine.filter(uuid=None).exclude(status=Status.DELETED)
+    unnamed = {row.name: row for row in nameless.filter(name__in=[it.instance for it in seen])}
+    strangers = []
+    for it in seen:
+        row = (known.get(it.uuid) if it.uuid else None) or unnamed.get(it.instance)
+        if row is None:
+            strangers.append(it)
+            continue
+        listed.add(row.uuid or row.name)
+        recorded = rows.recorded_of(row, cluster, at=at)
+        decision = decide(recorded, Listed(it), policy)
+        key = it.uuid or it.instance
+        takes_uuid = row.uuid is None and it.uuid is not None
+        if takes_uuid or decision.action is Action.ASK or decision.memory is not None:
+            found.news.append(Sight(Listed(it), decision, it.uuid, it.instance, recorded))
+        elif decision.rule is Rule.AGREES and not recorded.is_gone and key in marks:
+            found.agreed[key] = (marks[key], row.revision)
+        else:
+            found.undecided += 1
+    if strangers:
+        _compare_strangers(strangers, nameless, policy, found, listed)
+
+
+def _compare_strangers(
+    strangers: Sequence[Observation],
+    nameless: Any,
+    policy: Policy,
+    found: Comparison,
+    listed: set[str],
+) -> None:
+    """An announced creation is the single unrecorded one whose name its own begins."""
+    announced = list(nameless.filter(backend_status="", status=Status.BUILD))
+    for row in announced:
+        fitting = [it for it in strangers if it.instance.lower().startswith(f"{row.name}.".lower())]
+        if len(fitting) == 1 and fitting[0].instance not in found.renamed.values():
+            found.renamed[row.name] = fitting[0].instance
+            listed.add(row.name)
+    for it in strangers:
+        decision = decide(None, Listed(it), policy)
+        found.news.append(Sight(Listed(it), decision, it.uuid, it.instance, None))
+        if decision.action is Action.REPORT:
+            problem = "Ganeti has it and the database has not"
+            found.findings.append({"instance": it.instance, "problem": problem})
+
+
+def _compare_missing(
+    cluster: Cluster,
+    keys: Sequence[str],
+    look: Look,
+    policy: Policy,
+    found: Comparison,
+    *,
+    at: datetime,
+) -> None:
+    mine = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED).order_by()
+    missing = [*mine.filter(uuid__in=keys), *mine.filter(uuid=None, name__in=keys)]
+    for row in missing:
+        recorded = rows.recorded_of(row, cluster, at=at)
+        decision = decide(recorded, Unlisted(look.interval), policy)
+        if decision.action is Action.ASK or decision.memory is not None:
+            sight = Sight(Unlisted(look.interval), decision, row.uuid, row.name, recorded)
+            found.news.append(sight)
+        elif decision.rule is Rule.STALE:
+            found.undecided += 1
+
+
+def _entry(sight: Sight) -> Entry | None:
+    recorded, memory = sight.recorded, sight.decision.memory
+    if recorded is None or memory is None or not recorded.was_shown:
+        return None
+    state = memory.differs.get("state")
+    after = Status.DELETED if memory.missing else state.value[0] if state else None
+    if after is None or not brake.is_braked(recorded.state[0], after):
+        return None
+    return Entry(sight.uuid or sight.name, recorded.name, recorded.state[0].value, after.value)
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items so many at a time."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,498 @@
+"""FEED: read the cluster's job queue, and bring the mirror of its open jobs up to date.
+
+A reading is applied whole, by one transaction, and only if it began after the last one that was.
+Its place in the queue is a hint: what is mirrored is asked for by its id, and every so often all
+open jobs are read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Q
+
+from proj.backend import BackendError, Busy, JobState, Misconfigured, QueuedJob, Reading
+from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
+from proj.observation import Interval, Observation, Status
+from proj.reconcile import harvest, questions, requests, rows
+from proj.reconcile.context import Context, backoff
+from proj.reconcile.decide import Listed, Policy, QueueRead
+from proj.reconcile.questions import Wanted
+from proj.reconcile.record import OLDEST, Item, record
+from proj.reconcile.resolve import name_announced
+from proj.reconcile.settings import Tuning
+from proj.reconcile.turns import Turn, turn
+
+SOURCE = "queue"
+LISTS = "lists"
+
+FAR = timedelta(hours=1)
+"""A turn set further ahead was set by a clock that was ahead."""
+
+KNOWN_AT_ONCE = 200
+"""Mirrored jobs that one reading asks for by their ids; further ones wait for the next."""
+MANY = 500
+"""While more jobs than these are mirrored, all open ones are read each time."""
+SETTLED_AT_ONCE = 500
+"""Instances on which two lists agree that one reading settles; the others wait for the next."""
+
+
+def follow(name: str, context: Context) -> bool:
+    """Read what became of the queue, and settle what it shows; safe to call at any time.
+
+    Returns:
+        Whether anything is to be asked now.
+    """
+    tuning = context.tuning
+    with turn(name, "follow", tuning.follow_lease, at=context.now()) as held:
+        if held is None or held.cluster.paused:
+            return False
+        due = held.cluster.next_follow_at
+        if due is not None and held.at < due <= held.at + FAR:
+            return False
+        try:
+            is_asked = _follow(held, context)
+        except BackendError as error:
+            _failed(held, error, tuning, at=context.now())
+            return False
+    policy = context.policy_of(held.cluster)
+    return harvest.harvest(held.cluster, context, policy) or is_asked
+
+
+def _follow(held: Turn, context: Context) -> bool:
+    cluster, memo, tuning = held.cluster, held.memo, context.tuning
+    backend = context.connect(cluster)
+    if cluster.is_failing:
+        backend.version()
+    is_quiet = _is_quiet(cluster)
+    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN).exclude(job_id=None)
+    mirrored = [] if is_quiet else list(open_jobs)
+    is_whole = (
+        cluster.feed_after is None
+        or not memo.has_read
+        or len(mirrored) > MANY
+        or cluster.feeds % max(1, tuning.whole_reading_each) == 0
+    )
+    oldest = sorted(mirrored, key=lambda job: job.seen_last)[:KNOWN_AT_ONCE]
+    known = [job.job_id for job in oldest if job.job_id is not None]
+    reading = backend.read_queue(cluster.feed_after, known, whole=is_whole)
+    memo.has_read = True
+    at = context.now()
+    if is_quiet and not any(job.work or job.is_query or job.is_ours for job in reading.jobs):
+        held.values |= _read(cluster, reading, tuning, at=at)
+        return False
+    with transaction.atomic():
+        return held.lock() and _apply(cluster, reading, context, at=at)
+
+
+def _is_quiet(cluster: Cluster) -> bool:
+    """Whether nothing waits for a reading: no job, no difference, no stranger, no request."""
+    wheres = {
+        Job: "TRUE",
+        Instance: "differs_since IS NOT NULL",
+        Question: "listed IS NOT NULL OR attempts > 0",
+        Request: "state = 'open'",
+    }
+    exist = " OR ".join(
+        f"EXISTS (SELECT 1 FROM {model._meta.db_table} WHERE cluster_id = %s AND ({where}))"
+        for model, where in wheres.items()
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {exist}", [cluster.pk] * len(wheres))
+        return not cursor.fetchone()[0]
+
+
+def _read(cluster: Cluster, reading: Reading, tuning: Tuning, *, at: datetime) -> dict[str, Any]:
+    """Return what a reading that succeeded leaves in the cluster's row."""
+    after, gap = _place(cluster, reading, tuning)
+    values = {
+        "feed_after": after,
+        "feed_gap_since": gap,
+        "feeds": cluster.feeds + 1,
+        "read_not_before": reading.interval.not_before,
+        "read_not_after": reading.interval.not_after,
+        "next_follow_at": at + timedelta(seconds=tuning.follow_period),
+        "follow_failures": 0,
+        "unreadable_jobs": reading.unreadable,
+        "moment": at,
+    }
+    if cluster.follow_failures:
+        # Whoever was out of reach may show anything now.
+        values["next_look_at"] = at
+    return values
+
+
+def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime) -> bool:
+    """Apply one reading, whole; the caller has locked the cluster's row."""
+    policy, tuning = context.policy_of(cluster), context.tuning
+    before = cluster.read
+    fresh = Cluster.objects.only("read_not_before").get(pk=cluster.pk).read_not_before
+    if fresh is not None and reading.interval.not_before <= fresh <= at:
+        return False
+    mirror = _Mirror(cluster, reading, before)
+    mirror.update()
+    ended = mirror.ended()
+    created = _created(ended)
+    for name in sorted(created):
+        name_announced(cluster, name)
+    created = created if policy.adopt else set()
+    is_asked = _ask_about(cluster, mirror.touched(ended), created, reading.interval, at=at)
+    mirror.forget(ended, policy, tuning, at=at)
+    _begin_builds(cluster, mirror.works(), policy, reading.interval, at=at)
+    _settle(cluster, mirror, policy, context, reading.interval)
+    _adopt_listed(cluster, mirror, policy, context, reading.interval)
+    Cluster.objects.filter(pk=cluster.pk).update(**_read(cluster, reading, tuning, at=at))
+    cluster.refresh_from_db()
+    requests.settle(cluster, policy, tuning, at=at)
+    return is_asked
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A job that is final, or unknown to the queue, and the instances that it worked on."""
+
+    job: Job
+    is_new: bool
+    """It was seen for the first time."""
+
+
+class _Mirror:
+    """The mirror of a cluster's jobs while a reading is applied to it."""
+
+    def __init__(self, cluster: Cluster, reading: Reading, before: Interval | None) -> None:
+        self._cluster, self._reading, self._before = cluster, reading, before
+        self._jobs = {
+            job.job_id: job
+            for job in Job.objects.select_for_update().filter(cluster=cluster).order_by("pk")
+            if job.job_id is not None
+        }
+        self._announced = [
+            job for job in Job.objects.filter(cluster=cluster, job_id=None) if job.announced
+        ]
+        self._new: set[int] = set()
+        self._ended: list[Job] = []
+
+    def update(self) -> None:
+        """Bring every job that the reading shows up to date."""
+        read = {job.job_id: job for job in self._reading.jobs}
+        changed = []
+        for job_id, seen in read.items():
+            row = self._jobs.get(job_id)
+            if row is None:
+                if not (seen.work or seen.is_query or seen.is_ours):
+                    continue
+                row = self._first_seen(seen)
+            was_open = row.state in rows.OPEN
+            self._bring(row, seen)
+            changed.append(row)
+            if was_open and not seen.is_open:
+                self._ended.append(row)
+        gone = [] if not self._reading.is_whole else self._unseen(read)
+        for row in gone:
+            row.state = JobState.UNKNOWN.value
+            self._ended.append(row)
+        self._resolve(changed)
+        _save(changed + gone)
+
+    def _first_seen(self, seen: QueuedJob) -> Job:
+        row = Job(
+            cluster=self._cluster, job_id=seen.job_id, epoch=self._cluster.epoch,
+            state=JobState.QUEUED.value, names=[], uuids=[],
+            seen_first=self._reading.interval.not_after,
+            unstarted_at=self._before.not_before if self._before else None,
+        )  # fmt: skip
+        self._jobs[seen.job_id] = row
+        self._new.add(seen.job_id)
+        return row
+
+    def _bring(self, row: Job, seen: QueuedJob) -> None:
+        interval = self._reading.interval
+        row.state, row.seen_last = seen.state.value, interval.not_before
+        row.is_query = seen.is_query
+        # Very old masters drop the label; an id that was ours once may be anybody's.
+        row.is_ours = seen.is_ours or (row.is_ours and seen.is_query)
+        if row.epoch != self._cluster.epoch or not row.seen_first <= interval.not_after:
+            row.seen_first, row.running_since = interval.not_after, None
+        row.epoch, row.announced = self._cluster.epoch, False
+        if seen.work:
+            row.work = [[it.instance, it.operation, it.status] for it in seen.work]
+            row.names = sorted({*rows.texts(row.names), *(it.instance for it in seen.work)})
+        if seen.state is JobState.RUNNING and row.running_since is None:
+            row.running_since = interval.not_after
+        if seen.state in (JobState.QUEUED, JobState.WAITING):
+            row.unstarted_at, row.running_since = interval.not_before, None
+
+    def _unseen(self, read: Iterable[int]) -> list[Job]:
+        """Return what is mirrored as open, and is not among all open jobs, nor told by its id.
+
+        One that was asked for is told, if only as unknown: this is what was not asked for.
+        """
+        seen = set(read)
+        return [
+            row
+            for job_id, row in self._jobs.items()
+            if row.state in rows.OPEN
+            and job_id not in seen
+            and row.seen_last < self._reading.interval.not_before
+        ]
+
+    def _resolve(self, changed: Sequence[Job]) -> None:
+        """Note the uuids of the instances that the jobs name now."""
+        names = {name for row in changed for name in rows.texts(row.names)}
+        if not names:
+            return
+        living = Instance.objects.filter(cluster=self._cluster, name__in=names).exclude(uuid=None)
+        uuids = {row.name: row.uuid for row in living.exclude(status=Status.DELETED).order_by("pk")}
+        for row in changed:
+            current = {name for name, _, _ in rows.works_of(row)}
+            found = {uuids[name] for name in current if name in uuids}
+            row.uuids = sorted({*rows.texts(row.uuids), *found})
+
+    def ended(self) -> list[Job]:
+        """Return the jobs whose end is new."""
+        return self._ended
+
+    def touched(self, jobs: Iterable[Job]) -> set[tuple[str, bool]]:
+        """Return the instances of jobs, as pairs of a name or uuid and whether it is a uuid."""
+        found: set[tuple[str, bool]] = set()
+        for job in jobs:
+            if not job.is_query:
+                found |= {(name, False) for name in rows.texts(job.names)}
+                found |= {(uuid, True) for uuid in rows.texts(job.uuids)}
+        return found
+
+    def works(self) -> list[Job]:
+        """Return the open jobs that work on instances."""
+        return [row for row in self._jobs.values() if row.state in rows.OPEN and not row.is_query]
+
+    def index(self) -> rows.JobsByInstance:
+        """Return the open jobs, and the announced ones, by instance."""
+        return rows.JobsByInstance([*self.works(), *self._announced])
+
+    def forget(self, ended: Sequence[Job], policy: Policy, tuning: Tuning, *, at: datetime) -> None:
+        """Forget jobs that are over, unless the feed's place has not passed them yet.
+
+        The results of others' queries are kept until they were read.
+        """
+        after, _ = _place(self._cluster, self._reading, tuning)
+        read = {job.job_id for job in self._reading.jobs if job.state is not JobState.UNKNOWN}
+        over = [
+            row.pk
+            for job_id, row in self._jobs.items()
+            if row.state not in rows.OPEN
+            and (after is None or job_id <= after or job_id not in read)
+            and not harvest.is_to_be_read(row)
+        ]
+        Job.objects.filter(pk__in=over).delete()
+        self._end_announcements(policy, at=at)
+
+    def _end_announcements(self, policy: Policy, *, at: datetime) -> None:
+        """An announcement lasts until a job on the instance shows, or none does for too long."""
+        over = []
+        for it in self._announced:
+            is_shown = any(
+                row.seen_first >= it.seen_first
+                and not set(rows.texts(row.names)).isdisjoint(rows.texts(it.names))
+                for row in self._jobs.values()
+            )
+            is_late = not it.seen_first <= at <= it.seen_first + policy.proof_within
+            if is_shown or is_late:
+                over.append(it)
+        Job.objects.filter(pk__in=[it.pk for it in over]).delete()
+        self._announced = [it for it in self._announced if it not in over]
+
+
+def _save(jobs: Sequence[Job]) -> None:
+    Job.objects.bulk_create(
+        jobs,
+        batch_size=500,
+        update_conflicts=True,
+        unique_fields=["cluster", "job_id"],
+        update_fields=[
+            "state", "work", "names", "uuids", "is_query", "is_ours", "announced", "epoch",
+            "seen_first", "seen_last", "running_since", "unstarted_at",
+        ],
+    )  # fmt: skip
+
+
+def _created(ended: Iterable[Job]) -> set[str]:
+    """Return the names of those that jobs which are over may have created."""
+    return {
+        str(instance)
+        for job in ended
+        if job.state == JobState.ENDED
+        for instance, _, status in rows.works_of(job)
+        if status == Status.BUILD
+    }
+
+
+def _ask_about(
+    cluster: Cluster,
+    touched: set[tuple[str, bool]],
+    created: set[str],
+    interval: Interval,
+    *,
+    at: datetime,
+) -> bool:
+    """What was read before these jobs had ended is void for their instances; ask about them.
+
+    ``created`` are names of those that may exist now and are not known.
+    """
+    if not touched:
+        return False
+    by_name = Q(name__in=[key for key, is_uuid in touched if not is_uuid])
+    by_uuid = Q(uuid__in=[key for key, is_uuid in touched if is_uuid])
+    mine = Instance.objects.filter(by_name | by_uuid, cluster=cluster)
+    found = list(mine.exclude(status=Status.DELETED).order_by("pk"))
+    keys = [row.pk for row in found]
+    end = interval.not_after
+    wanted = [Wanted(row.uuid, row.name, end) for row in found]
+    known = {row.name for row in found}
+    wanted += [Wanted(None, name, end) for name in sorted(created - known)]
+    # Questions before instances: whoever settles an answer locks them in this order.
+    questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
+    Instance.objects.filter(pk__in=keys, epoch=cluster.epoch).update(
+        stale_before=interval.not_after
+    )
+    Instance.objects.filter(pk__in=keys).exclude(epoch=cluster.epoch).update(
+        epoch=cluster.epoch, stale_before=interval.not_after, observed_not_before=OLDEST,
+        observed_not_after=OLDEST, confirmed_at=None, audited_at=None, differs={},
+        differs_since=None, missing_first=None, missing_last=None,
+    )  # fmt: skip
+    return bool(wanted)
+
+
+def _begin_builds(
+    cluster: Cluster, jobs: Sequence[Job], policy: Policy, interval: Interval, *, at: datetime
+) -> None:
+    """Record what is being created and is not known yet, under the name that it has by now."""
+    for job in jobs:
+        if job.running_since is None or not policy.adopt:
+            continue
+        for instance, _, status in rows.works_of(job):
+            if status == Status.BUILD:
+                begin_build(cluster, instance, interval, at=at)
+
+
+def begin_build(
+    cluster: Cluster, name: str, interval: Interval, *, at: datetime, source: str = SOURCE
+) -> None:
+    """Record an instance that is being created, unless it is known or was announced."""
+    living = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED)
+    if living.filter(name=name).exists():
+        return
+    if name_announced(cluster, name):
+        return
+    row = Instance.objects.create(
+        cluster=cluster, name=name, status=Status.BUILD, epoch=cluster.epoch, created_at=at,
+        observed_not_before=interval.not_before, observed_not_after=interval.not_after,
+    )  # fmt: skip
+    row.transitions.create(
+        field="status", before=None, after=Status.BUILD.value, rule="operation-began",
+        source=source, at=at,
+    )  # fmt: skip
+
+
+def _settle(
+    cluster: Cluster, mirror: _Mirror, policy: Policy, context: Context, interval: Interval
+) -> None:
+    """Show operations that have begun, and settle what two lists agree on."""
+    differing = Instance.objects.filter(
+        cluster=cluster, epoch=cluster.epoch, differs_since__isnull=False
+    )
+    items = {
+        row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
+        for row in differing.order_by("differs_since")[:SETTLED_AT_ONCE]
+    }
+    begun = [job for job in mirror.works() if job.running_since and _status_of(job)]
+    names = [name for job in begun for name in rows.texts(job.names)]
+    if names:
+        mine = Instance.objects.filter(cluster=cluster, name__in=names)
+        for row in mine.exclude(status=Status.DELETED):
+            items[row.pk] = Item(QueueRead(interval), row.uuid, row.name, SOURCE)
+    if items:
+        evidence = list(items.values())
+        settled = record(cluster, evidence, policy, context.tuning, now=context.now)
+        if any(it.is_held for it in settled):
+            Cluster.objects.filter(pk=cluster.pk).update(next_look_at=context.now())
+
+
+def _status_of(job: Job) -> bool:
+    return any(status for _, _, status in rows.works_of(job))
+
+
+def _adopt_listed(
+    cluster: Cluster, mirror: _Mirror, policy: Policy, context: Context, interval: Interval
+) -> None:
+    """Adopt those that no job could prove for too long, and that two lists agree on."""
+    listed = Question.objects.filter(cluster=cluster, listed__isnull=False).order_by("pk")
+    work = mirror.index()
+    items = []
+    for question in listed[:SETTLED_AT_ONCE]:
+        try:
+            told: Any = question.listed
+            first = datetime.fromisoformat(told["first"])
+            seen = Observation.from_json(told["seen"])
+        except (TypeError, KeyError, ValueError):
+            continue
+        last, is_of_lists = seen.interval, seen.backend_status in policy.list_only
+        wait = timedelta(0) if is_of_lists else policy.proof_within
+        named = Instance(uuid=seen.uuid, name=seen.instance)
+        if (
+            first < last.not_before
+            and last.not_before - first >= wait
+            and last.not_after < interval.not_before
+            and not any(job.running_since for job in work.on(named))
+        ):
+            items.append(Item(Listed(seen, is_settled=True), seen.uuid, seen.instance, LISTS))
+    if items:
+        record(cluster, items, policy, context.tuning, now=context.now)
+
+
+def _place(
+    cluster: Cluster, reading: Reading, tuning: Tuning
+) -> tuple[int | None, datetime | None]:
+    """Return up to which job all were seen, and since when the one after it is missing.
+
+    An id is passed when every lower one was seen, or was missing for long: ids are given before
+    the jobs can be seen. A place above the highest id there is belongs to another queue.
+    """
+    after, highest = cluster.feed_after, reading.highest
+    if after is None or (highest is not None and highest < after):
+        return highest, None
+    seen = sorted(
+        job.job_id
+        for job in reading.jobs
+        if job.job_id > after and job.state is not JobState.UNKNOWN
+    )
+    at, since = reading.interval.not_after, cluster.feed_gap_since
+    for job_id in seen:
+        if job_id != after + 1:
+            break
+        after = job_id
+    if not seen or seen[-1] == after:
+        return after, None
+    if since is None or since > at or after != cluster.feed_after:
+        return after, at
+    if at - since >= timedelta(seconds=tuning.gap):
+        return seen[-1], None
+    return after, since
+
+
+def _failed(held: Turn, error: BackendError, tuning: Tuning, *, at: datetime) -> None:
+    """Leave when the queue is to be read again."""
+    if isinstance(error, Busy):
+        held.values["next_follow_at"] = at + timedelta(seconds=tuning.follow_period)
+        return
+    failures = held.cluster.follow_failures + 1
+    base = tuning.retry_cap if isinstance(error, Misconfigured) else tuning.retry_base
+    wait = backoff(failures, base=base, cap=tuning.retry_cap)
+    pause = max(wait, timedelta(seconds=tuning.follow_period))
+    values: dict[str, Any] = {
+        "follow_failures": failures,
+        "last_error": str(error),
+        "next_follow_at": at + pause,
+    }
+    held.values |= values

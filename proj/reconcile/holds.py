@@ -1,0 +1,142 @@
+"""Holds: mass changes that wait for an operator. A hold holds what it names, and nothing else."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from django.db.models import Q
+
+from proj.inventory.models import Cluster, Hold, Instance, Transition
+from proj.observation import Status
+from proj.reconcile import brake
+from proj.reconcile.brake import Entry
+from proj.reconcile.settings import Tuning
+
+RECENTLY = timedelta(minutes=10)
+"""What has changed in this time counts together with what is to change now."""
+
+
+class CannotBeApproved(Exception):
+    """Why a hold cannot be approved; the text says what to do."""
+
+
+def entries_of(hold: Hold) -> list[Entry]:
+    """Return what a hold names; an entry that cannot be read names nothing."""
+    return [
+        Entry(*(str(part) for part in entry))
+        for entry in hold.entries
+        if isinstance(entry, list) and len(entry) == 4
+    ]
+
+
+def held_keys(cluster: Cluster) -> set[str]:
+    """Return the instances that wait for an operator and are not to be asked about."""
+    current = Hold.objects.filter(cluster=cluster, current=True, approved_at=None)
+    return {entry.key for hold in current for entry in entries_of(hold)}
+
+
+def approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> set[Entry]:
+    """Return the changes that an operator has let through, until they are written or old."""
+    since = at - timedelta(seconds=tuning.hold_for)
+    found = Hold.objects.filter(cluster=cluster, approved_at__gt=since, approved_at__lte=at)
+    return {entry for hold in found for entry in entries_of(hold)}
+
+
+def weigh(
+    cluster: Cluster,
+    entries: Sequence[Entry],
+    tuning: Tuning,
+    *,
+    at: datetime,
+    is_list_empty: bool = False,
+) -> tuple[str, set[Entry]]:
+    """Say why these changes must wait, or nothing, and which of them were not let through.
+
+    The one place where the brake is put on, whatever evidence the changes rest on.
+    """
+    free = approved(cluster, tuning, at=at)
+    coming = {entry for entry in entries if entry not in free}
+    if not coming:
+        return "", set()
+    current = Hold.objects.filter(cluster=cluster, current=True, approved_at=None)
+    waiting = {entry for hold in current for entry in entries_of(hold)} - free
+    known = (
+        Instance.objects.filter(cluster=cluster)
+        .exclude(status=Status.DELETED)
+        .exclude(backend_status="")
+        .count()
+    )
+    reason = brake.reason_to_hold(
+        coming | waiting,
+        recent=_recent(cluster, at) - free,
+        known=known,
+        limits=tuning.limits,
+        is_list_empty=is_list_empty,
+    )
+    return reason, coming
+
+
+def renew(
+    cluster: Cluster,
+    entries: Sequence[Entry],
+    tuning: Tuning,
+    *,
+    at: datetime,
+    is_list_empty: bool,
+) -> Hold | None:
+    """Have what a look found held, or let go of what it did not find; the caller is the look."""
+    found: Hold | None = None
+    # What waits is what this look found, and nothing that an earlier one did.
+    Hold.objects.filter(cluster=cluster, current=True).update(current=False)
+    reason, coming = weigh(cluster, entries, tuning, at=at, is_list_empty=is_list_empty)
+    if reason:
+        found, _ = Hold.objects.update_or_create(
+            cluster=cluster,
+            digest=brake.digest(coming),
+            defaults={
+                "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
+                "reason": reason,
+                "epoch": cluster.epoch,
+                "seen_at": at,
+                "current": True,
+                "approved_at": None,
+            },
+            create_defaults={
+                "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
+                "reason": reason,
+                "epoch": cluster.epoch,
+                "since": at,
+                "seen_at": at,
+            },
+        )
+    return found
+
+
+def approve(hold: Hold, tuning: Tuning, *, at: datetime) -> list[Entry]:
+    """Let exactly what a hold names pass, while it still differs and for an hour at most.
+
+    Raises:
+        CannotBeApproved: it is older than the time in which it may be.
+    """
+    oldest = at - timedelta(seconds=tuning.hold_for)
+    mine = Hold.objects.filter(pk=hold.pk)
+    if not mine.filter(Q(seen_at__gt=oldest) | Q(current=True)).update(approved_at=at):
+        raise CannotBeApproved(
+            f"hold {hold.pk} is over: no look has found it for an hour; see what is held now"
+        )
+    Cluster.objects.filter(pk=hold.cluster_id).update(next_look_at=at)
+    return entries_of(hold)
+
+
+def _recent(cluster: Cluster, at: datetime) -> set[Entry]:
+    changed = (
+        Transition.objects.filter(
+            instance__cluster=cluster, field="status", at__gt=at - RECENTLY, at__lte=at
+        )
+        .filter(after__in=[Status.DELETED.value, Status.STOPPED.value])
+        .order_by()
+        .values_list("instance__uuid", "instance__name", "before", "after")
+    )
+    found: Iterable[Entry] = (
+        Entry(uuid or name, name, str(before), str(after)) for uuid, name, before, after in changed
+    )
+    return {entry for entry in found if brake.is_braked(entry.before, entry.after)}

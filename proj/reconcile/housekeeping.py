@@ -1,0 +1,91 @@
+"""HOUSEKEEPING: what is over is forgotten, and a time from the future is void."""
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q
+
+from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request
+from proj.observation import Status
+from proj.reconcile import requests, rows, turns
+from proj.reconcile.context import Context
+from proj.reconcile.settings import Tuning
+
+AHEAD = timedelta(seconds=5)
+"""Moments may lie ahead by so much: workers read the clock in another order than they write."""
+
+
+def keep_house(context: Context, *, keep: timedelta) -> None:
+    """Take a turn over all clusters; safe to call at any time.
+
+    Args:
+        context: by which rules, numbers and clock.
+        keep: how long closed requests, and holds that are over, are kept.
+    """
+    at, tuning = context.now(), context.tuning
+    for cluster in Cluster.objects.all():
+        if _is_first_of_epoch(cluster, at):
+            # A clock that may have jumped voids, ends and forgets nothing.
+            continue
+        with transaction.atomic():
+            _void(cluster, tuning, at=at)
+            _end_unserved(cluster, context, at=at)
+        requests.forget(cluster, before=at - keep)
+        Hold.objects.filter(cluster=cluster, current=False, seen_at__lt=at - keep).delete()
+
+
+def _is_first_of_epoch(cluster: Cluster, at: datetime) -> bool:
+    """Whether no turn has been taken yet since the clock may have jumped."""
+    return not cluster.paused and turns.has_jumped(cluster.moment, at)
+
+
+def _end_unserved(cluster: Cluster, context: Context, *, at: datetime) -> None:
+    """See to requests that no turn sees to: of a paused or failing cluster, or of nobody."""
+    waiting = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
+    late = at - timedelta(seconds=2 * context.tuning.proof_within)
+    waiting.filter(kind=Request.Kind.PLAN, requested_at__lt=late).update(
+        state=Request.State.CLOSED,
+        outcome=Request.Outcome.FAILED,
+        closed_at=at,
+        error="nobody has answered: is the worker `ganeti` running?",
+    )
+    if waiting.exclude(kind=Request.Kind.PLAN).exists():
+        requests.settle(cluster, context.policy_of(cluster), context.tuning, at=at)
+
+
+def _void(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
+    """Bring what belongs to another epoch, or lies ahead, into the present."""
+    late = at + AHEAD
+    mine = {"cluster": cluster}
+    longest = late + timedelta(seconds=2 * tuning.question_cap)
+    other = cluster.epoch + 1
+    asked = Question.objects.filter(**mine)
+    asked.filter(Q(wanted_since__gt=late) | Q(newer_than__gt=late) | Q(claimed_at__gt=late)).update(
+        epoch=other
+    )
+    asked.filter(retry_at__gt=longest).update(retry_at=None)
+    wishes = Request.objects.filter(**mine, state=Request.State.OPEN)
+    wishes.filter(
+        Q(requested_at__gt=late) | Q(scoped_at__gt=late) | Q(blocked_since__gt=late)
+        | Q(absent_at__gt=late)
+    ).update(epoch=other, absent_at=None)  # fmt: skip
+    Job.objects.filter(**mine).filter(
+        Q(seen_first__gt=late) | Q(seen_last__gt=late) | Q(running_since__gt=late)
+        | Q(unstarted_at__gt=late)
+    ).update(epoch=other)  # fmt: skip
+    Hold.objects.filter(**mine).filter(
+        Q(since__gt=late) | Q(seen_at__gt=late) | Q(approved_at__gt=late)
+    ).update(epoch=other)
+    Instance.objects.filter(**mine).filter(
+        Q(observed_not_before__gt=late) | Q(confirmed_at__gt=late) | Q(audited_at__gt=late)
+        | Q(stale_before__gt=late) | Q(differs_since__gt=late) | Q(missing_first__gt=late)
+        | Q(missing_last__gt=late) | Q(created_at__gt=late)
+    ).update(epoch=other)  # fmt: skip
+    turns.redate(cluster, at=at)
+    Instance.objects.filter(**mine, created_at__gt=late).update(created_at=at)
+    # Strangers that became known, and questions about those that are gone.
+    known = Instance.objects.filter(**mine).exclude(uuid=None)
+    asked.filter(listed__isnull=False, uuid__in=known.values("uuid")).update(listed=None)
+    gone = known.filter(status=Status.DELETED, differs_since=None).values("uuid")
+    asked.filter(uuid__in=gone, token="").exclude(priority=0).delete()
+    Job.objects.filter(**mine, job_id=None).exclude(announced=True, state__in=rows.OPEN).delete()

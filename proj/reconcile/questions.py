@@ -1,0 +1,324 @@
+"""The work queue: one row for each instance that somebody wants evidence about.
+
+Asking is an upsert that leaves whoever holds the row alone; a row is satisfied by evidence that
+began after ``newer_than``, and by nothing else.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Any
+
+from django.db import connection
+from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
+
+from proj.backend import JobState
+from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
+from proj.observation import Status
+from proj.reconcile import holds, rows
+from proj.reconcile.context import backoff
+from proj.reconcile.decide import Policy
+from proj.reconcile.settings import Tuning
+
+MOST = 60
+"""So many of each priority are looked at for one that may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An instance to be asked about: by its uuid where one is known, under its newest name."""
+
+    uuid: str | None
+    name: str
+    newer_than: datetime
+    """Evidence that began before does not satisfy it."""
+    listed: dict[str, Any] | None = None
+    """What lists say of one that is not recorded."""
+
+
+def ask(cluster: Cluster, instances: Iterable[Wanted], priority: Priority, *, at: datetime) -> None:
+    """Want evidence about instances; raises what is wanted already, and leaves its holder alone."""
+    Cluster.objects.filter(pk=cluster.pk, ask_failures=0).update(next_ask_at=at)
+    items = sorted({(it.uuid or "", it.name): it for it in instances}.items())
+    for by_uuid in (True, False):
+        mine = [it for _, it in items if bool(it.uuid) is by_uuid]
+        if mine:
+            _upsert(cluster, mine, priority, at, by_uuid=by_uuid)
+
+
+def _upsert(
+    cluster: Cluster,
+    instances: Sequence[Wanted],
+    priority: Priority,
+    at: datetime,
+    *,
+    by_uuid: bool,
+) -> None:
+    table = Question._meta.db_table
+    least, most = ("MIN", "MAX") if connection.vendor == "sqlite" else ("LEAST", "GREATEST")
+    target = "(cluster_id, uuid)" if by_uuid else "(cluster_id, name) WHERE uuid IS NULL"
+    columns = (
+        "cluster_id", "uuid", "name", "priority", "epoch", "wanted_since", "newer_than",
+        "listed", "token", "attempts", "error",
+    )  # fmt: skip
+    listed = Question._meta.get_field("listed")
+    moment = connection.ops.adapt_datetimefield_value
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {table} ({', '.join(columns)})"
+            f" VALUES ({', '.join(['%s'] * len(columns))})"
+            f" ON CONFLICT {target} DO UPDATE SET"
+            f" priority = {least}({table}.priority, EXCLUDED.priority),"
+            f" newer_than = {most}({table}.newer_than, EXCLUDED.newer_than),"
+            " name = EXCLUDED.name,"
+            f" listed = COALESCE(EXCLUDED.listed, {table}.listed)",
+            [
+                (
+                    cluster.pk, it.uuid, it.name, int(priority), cluster.epoch,
+                    moment(at), moment(it.newer_than),
+                    listed.get_db_prep_save(it.listed, connection), "", 0, "",
+                )
+                for it in instances
+            ],
+        )  # fmt: skip
+
+
+def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Question]":
+    """Return the questions that nobody holds and whose time has come, or was never to be."""
+    longest = timedelta(seconds=tuning.question_cap)
+    due = Q(retry_at=None) | Q(retry_at__lte=at) | Q(retry_at__gt=at + longest)
+    return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
+
+
+def claim(
+    cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime
+) -> list[tuple[Question, Instance | None]]:
+    """Claim as many questions as there are free seats; the caller has locked the cluster's row.
+
+    Seats are our jobs that are not known to have ended, and claims of which nobody knows yet
+    whether they became a job. The most urgent go first, but each priority has its share. One
+    primary node holds all seats but one at most.
+
+    Returns:
+        Each question with the instance that is recorded of it.
+    """
+    open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
+    held = Question.objects.filter(cluster=cluster).exclude(token="")
+    claimed = list(held.filter(job_id=None, answer__isnull=True))
+    seats = cluster.max_in_flight - sum(job.is_ours for job in open_jobs) - len(claimed)
+    if seats <= 0:
+        return []
+    tokens = _audit_tokens(cluster, tuning, at=at)
+    choice = _Choice(cluster, open_jobs, claimed, policy, tuning, tokens=tokens, at=at)
+    taken: list[tuple[Question, Instance | None]] = []
+    while len(taken) < seats:
+        found = choice.next(cluster.asked + len(taken))
+        if found is None:
+            break
+        question, _ = found
+        question.token, question.claimed_at = secrets.token_hex(8), at
+        question.save()
+        taken.append(found)
+    Cluster.objects.filter(pk=cluster.pk).update(
+        asked=F("asked") + len(taken), audit_tokens=tokens - choice.spent, audit_at=at
+    )
+    return taken
+
+
+def _audit_tokens(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float:
+    """Return how many jobs the audit may spend now: they come evenly, and few can be saved."""
+    a_second = cluster.jobs_per_hour / 3600
+    saved = max(1.0, a_second * tuning.look_period) if a_second else 0.0
+    since = cluster.audit_at
+    earned = a_second * (at - since).total_seconds() if since and since <= at else saved
+    return min(saved, max(0.0, cluster.audit_tokens) + earned)
+
+
+class _Choice:
+    """Whom to ask next, of those who wait."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        open_jobs: Sequence[Job],
+        claimed: Sequence[Question],
+        policy: Policy,
+        tuning: Tuning,
+        *,
+        tokens: float,
+        at: datetime,
+    ) -> None:
+        self._cluster, self._policy = cluster, policy
+        self._work = rows.JobsByInstance([job for job in open_jobs if not job.is_query])
+        self._held = holds.held_keys(cluster)
+        self._most_of_node = max(1, cluster.max_in_flight - 1)
+        self._nodes: Counter[str] = Counter()
+        self.spent = 0
+        """Jobs of the audit's budget among those that were chosen."""
+        waiting = ready(cluster, tuning, at=at)
+        by_priority = {
+            priority: list(
+                waiting.filter(priority=priority).order_by("attempts", "wanted_since", "pk")[:MOST]
+            )
+            for priority in Priority
+        }
+        in_flight = [job.job_id for job in open_jobs if job.is_ours]
+        asking = [*claimed, *Question.objects.filter(cluster=cluster, job_id__in=in_flight)]
+        self._rows = _rows_of(cluster, [*asking, *chain.from_iterable(by_priority.values())])
+        for question in asking:
+            self._count(question, self._row(question))
+        drawn, is_of_all = _drawn(cluster, policy, tuning, budget=int(tokens), at=at)
+        self._budgeted = set() if is_of_all else {row.pk for row in drawn}
+        of_audit = [*by_priority[Priority.AUDIT], *(self._about(row, at) for row in drawn)]
+        self._next = {
+            Priority.ON_DEMAND: iter(by_priority[Priority.ON_DEMAND]),
+            Priority.SUSPECT: iter(by_priority[Priority.SUSPECT]),
+            Priority.AUDIT: iter(of_audit),
+        }
+
+    def next(self, turn: int) -> tuple[Question, Instance | None] | None:
+        """Return the next question; of each eight turns one is a suspect's, one the audit's."""
+        first = {3: Priority.SUSPECT, 7: Priority.AUDIT}.get(turn % 8)
+        for priority in sorted(Priority, key=lambda it: (it != first, it)):
+            for question in self._next[priority]:
+                row = self._row(question)
+                if self._may_go(question, row):
+                    self._count(question, row)
+                    self.spent += (
+                        question.pk is None and row is not None and (row.pk in self._budgeted)
+                    )
+                    return question, row
+        return None
+
+    def _may_go(self, question: Question, row: Instance | None) -> bool:
+        node = _node_of(question, row)
+        if node and self._nodes[node] >= self._most_of_node:
+            return False
+        if row is None:
+            return not _is_of_lists(question.listed, self._policy)
+        if rows.key_of(row) in self._held:
+            return False
+        # A query would wait for the lock that such a job holds or wants.
+        return not any(
+            job.state != JobState.QUEUED and not job.announced for job in self._work.on(row)
+        )
+
+    def _count(self, question: Question, row: Instance | None) -> None:
+        node = _node_of(question, row)
+        if node:
+            self._nodes[node] += 1
+
+    def _row(self, question: Question) -> Instance | None:
+        return self._rows.get(question.uuid or question.name)
+
+    def _about(self, row: Instance, at: datetime) -> Question:
+        self._rows[rows.key_of(row)] = row
+        return Question(
+            cluster=self._cluster, uuid=row.uuid, name=row.name, priority=Priority.AUDIT,
+            epoch=self._cluster.epoch, wanted_since=at, newer_than=at,
+        )  # fmt: skip
+
+
+def _is_of_lists(listed: Any, policy: Policy) -> bool:
+    """Whether the lists say of a stranger what no job can tell."""
+    seen = listed.get("seen") if isinstance(listed, dict) else None
+    return isinstance(seen, dict) and seen.get("backend_status") in policy.list_only
+
+
+def _node_of(question: Question, row: Instance | None) -> str:
+    """Return the primary node, as it is recorded, or as the list says of a stranger."""
+    nodes = row.nodes if row is not None else None
+    if row is None and isinstance(question.listed, dict):
+        seen = question.listed.get("seen")
+        made_of = seen.get("configuration") if isinstance(seen, dict) else None
+        nodes = made_of.get("nodes") if isinstance(made_of, dict) else None
+    return str(nodes[0]) if isinstance(nodes, list) and nodes else ""
+
+
+def _rows_of(cluster: Cluster, asked: Sequence[Question]) -> dict[str, Instance]:
+    """Return the instances of questions, by uuid, or by name for those without one."""
+    mine = Instance.objects.filter(cluster=cluster)
+    uuids = [it.uuid for it in asked if it.uuid]
+    names = [it.name for it in asked if not it.uuid]
+    found = {row.uuid or "": row for row in mine.filter(uuid__in=uuids)} if uuids else {}
+    if names:
+        living = mine.filter(name__in=names).exclude(status=Status.DELETED)
+        found |= {row.name: row for row in living.order_by("pk")}
+    return found
+
+
+def _drawn(
+    cluster: Cluster, policy: Policy, tuning: Tuning, *, budget: int, at: datetime
+) -> tuple[list[Instance], bool]:
+    """Draw those that no row asks about, of ``--all``, or of the audit within its budget.
+
+    Returns:
+        The instances, and whether they are of ``--all``.
+    """
+    waiting = Question.objects.filter(cluster=cluster).filter(
+        Q(uuid=OuterRef("uuid")) | Q(uuid=None, name=OuterRef("name"))
+    )
+    mine = (
+        Instance.objects.filter(~Exists(waiting), cluster=cluster)
+        .exclude(status=Status.DELETED)
+        # What was never shown cannot be asked about, and of some words only lists can tell.
+        .exclude(backend_status__in=["", *policy.list_only])
+    )
+    is_old = ~Q(epoch=cluster.epoch)
+    wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
+    since = wishes.filter(kind=Request.Kind.ALL).aggregate(it=Max("requested_at"))["it"]
+    if since is not None:
+        unconfirmed = Q(confirmed_at=None) | Q(confirmed_at__lt=since)
+        had_no_turn = Q(audited_at=None) | Q(audited_at__lt=since) | Q(audited_at__gt=at)
+        drawn = list(mine.filter(is_old | (unconfirmed & had_no_turn)).order_by("pk")[:MOST])
+        if drawn:
+            return drawn, True
+    if budget < 1:
+        return [], False
+    due = Q(audited_at=None) | Q(audited_at__lt=at - cluster.confirm_max_age / 2)
+    ahead = Q(audited_at__gt=at)
+    restless = Q(flapping_since__isnull=False, audited_at__lt=at - tuning.flapping.window)
+    oldest = mine.filter(is_old | due | ahead | restless).order_by(
+        F("audited_at").asc(nulls_first=True), "pk"
+    )
+    return list(oldest[:budget]), False
+
+
+def failed(question: Question, tuning: Tuning, error: str, *, at: datetime) -> None:
+    """Release a claimed question whose attempt brought no evidence; it is asked again, rarer."""
+    attempts = question.attempts + 1
+    wait = backoff(attempts, base=tuning.retry_base, cap=tuning.question_cap)
+    _mine(question).update(
+        token="", claimed_at=None, job_id=None, answer=None,
+        attempts=attempts, retry_at=at + wait, error=error[:500],
+    )  # fmt: skip
+
+
+def override(
+    cluster: Cluster, uuid: str | None, name: str, tuning: Tuning, *, at: datetime
+) -> None:
+    """Have a question that backs off asked now, once in the time in which proof is promised."""
+    long_ago = at - timedelta(seconds=tuning.proof_within)
+    mine = Question.objects.filter(cluster=cluster, uuid=uuid, retry_at__isnull=False)
+    if uuid is None:
+        mine = mine.filter(name=name)
+    is_time = Q(overridden_at=None) | Q(overridden_at__lte=long_ago) | Q(overridden_at__gt=at)
+    mine.filter(is_time).update(retry_at=None, overridden_at=at)
+
+
+def release(question: Question) -> None:
+    """Let a claimed question wait again, for no fault of its own."""
+    _mine(question).update(token="", claimed_at=None, job_id=None, answer=None)
+
+
+def end(question: Question) -> None:
+    """End a claimed question that was answered, unless something newer is wanted since."""
+    _mine(question).filter(newer_than=question.newer_than).delete()
+    release(question)
+
+
+def _mine(question: Question) -> "QuerySet[Question]":
+    return Question.objects.filter(pk=question.pk, token=question.token)

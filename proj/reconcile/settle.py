@@ -1,0 +1,156 @@
+"""SETTLE: decide on the answers of questions, and write what follows.
+
+A task comes for each answered question. The first to come settles whatever waits, so that the
+others find nothing left to do: a burst costs a few statements for a hundred instances.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from proj.inventory import statements
+from proj.inventory.models import Cluster, Question
+from proj.observation import Interval, Observation
+from proj.reconcile import questions, requests
+from proj.reconcile.context import Context
+from proj.reconcile.decide import Absent, Action, Answer
+from proj.reconcile.record import Item, Settled, in_batches, record
+from proj.reconcile.settings import Tuning
+
+SOURCE = "job"
+
+AT_ONCE = 50
+"""Answers that one task settles: as many as do not make the next one wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a task came to."""
+
+    settled: int = 0
+    ask: bool = False
+    """Something is to be asked now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a batch came to: something is to be asked again; the brake held something."""
+
+    asks: bool
+    is_held: bool
+
+
+def settle(name: str, key: int, context: Context) -> Done:
+    """Settle the answer of one question, and of others of its cluster that wait with it.
+
+    Args:
+        name: the cluster.
+        key: the question's; where it was settled already, nothing is done.
+        context: how, and by which clock.
+    """
+    question = statements.find(Question, "cluster", pk=key)
+    if question is None or question.answer is None or question.cluster.name != name:
+        return Done()
+    cluster = question.cluster
+    waiting = _waiting(cluster, key)
+    done: list[_Batch] = []
+
+    def work(batch: Sequence[int]) -> None:
+        with transaction.atomic():
+            done.append(_settle(cluster, batch, context))
+
+    def spoil(it: int, error: Exception) -> None:
+        _set_aside(cluster, it, error, context)
+
+    in_batches(waiting, work, spoil)
+    at = context.now()
+    # After the rows of instances, whose locks are taken in another order than the cluster's.
+    values: dict[str, Any] = {"settled_at": at}
+    if any(it.is_held for it in done):
+        # The evidence is dropped; the look that finds it again shows the operator all of it.
+        values["next_look_at"] = at
+    statements.update(Cluster, values, pk=cluster.pk)
+    requests.settle_instances(cluster, context.policy_of(cluster), context.tuning, at=at)
+    return Done(len(waiting), any(it.asks for it in done))
+
+
+def _waiting(cluster: Cluster, key: int) -> list[int]:
+    mine = Question.objects.filter(cluster=cluster, answer__isnull=False).exclude(pk=key)
+    others = mine.order_by("claimed_at").values_list("pk", flat=True)[: AT_ONCE - 1]
+    return sorted([key, *others])
+
+
+def _settle(cluster: Cluster, keys: Sequence[int], context: Context) -> _Batch:
+    policy, tuning = context.policy_of(cluster), context.tuning
+    held = Question.objects.filter(pk__in=keys, answer__isnull=False).order_by("pk")
+    # What another task is settling just now is not waited for.
+    answered = list(
+        held.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
+    )
+    evidence = [(question, _item(question)) for question in answered]
+    items = [item for _, item in evidence]
+    settled = record(cluster, items, policy, tuning, now=context.now)
+    by_item = {id(item): question for question, item in evidence}
+    first: dict[int, Settled] = {}
+    for it in settled:
+        first.setdefault(by_item[id(it.item)].pk, it)
+    _end(evidence, first, tuning, context)
+    return _Batch(
+        asks=any(it.decision.action is Action.ASK for it in settled),
+        is_held=any(it.is_held for it in settled),
+    )
+
+
+def _item(question: Question) -> Item:
+    """Read an answer.
+
+    Raises:
+        ValueError, KeyError, TypeError: it was written by nobody we know.
+    """
+    answer: Any = question.answer
+    if "absent" in answer:
+        interval = Interval.from_json(answer["absent"])
+        return Item(Absent(interval), question.uuid, question.name, SOURCE)
+    seen = Observation.from_json(answer)
+    return Item(Answer(seen), question.uuid, question.name, SOURCE, seen.job_id)
+
+
+def _end(
+    evidence: Sequence[tuple[Question, Item]],
+    first: dict[int, Settled],
+    tuning: Tuning,
+    context: Context,
+) -> None:
+    """End what was answered; what wants newer evidence is asked again."""
+    over, again = [], []
+    for question, item in evidence:
+        it = first.get(question.pk)
+        begun = item.seen.interval.not_before
+        if it is None or it.decision.action is Action.ASK:
+            rule = "the answer names nobody" if it is None else it.decision.rule
+            questions.failed(question, tuning, f"undecided: {rule}", at=context.now())
+        elif begun >= question.newer_than:
+            over.append(question.pk)
+            is_another = it.row is None or it.row.name != question.name
+            if question.uuid is None and is_another:
+                # Nobody, or one to whose name Ganeti completes it, is not the one asked for.
+                requests.absent(question.cluster, question.name, begun)
+        else:
+            again.append(question)
+    if over:
+        Question.objects.filter(pk__in=over).delete()
+    for question in again:
+        questions.release(question)
+
+
+def _set_aside(cluster: Cluster, key: int, error: Exception, context: Context) -> None:
+    """Count an answer that cannot be settled, and have its instance asked again, rarer."""
+    question = statements.find(Question, pk=key)
+    with transaction.atomic():
+        if question is not None:
+            text = f"its answer cannot be settled: {type(error).__name__}"
+            questions.failed(question, context.tuning, text, at=context.now())
+        Cluster.objects.filter(pk=cluster.pk).update(set_aside=F("set_aside") + 1)

@@ -1,0 +1,207 @@
+"""The right to take a turn at a cluster, for a while; and the epoch that its moments belong to.
+
+A turn is a lease in the cluster's row with a token: what it leaves behind is written only while
+the token is still in the row. A clock that has jumped since the last turn, or a database that
+is another, begins a new epoch, in which every older moment is void.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from proj.inventory import schema, statements
+from proj.inventory.models import (
+    Cluster,
+    Hold,
+    Installation,
+    Job,
+    Question,
+    Request,
+    new_generation,
+)
+from proj.reconcile import memo
+
+Kind = Literal["look", "follow", "await"]
+
+BACKWARDS = timedelta(seconds=5)
+"""The clock may seem to go back by so much: turns end in another order than they read it."""
+FORWARDS = timedelta(minutes=10)
+"""A turn later than this after the last one cannot tell a pause from a clock that has jumped."""
+CONCURRENT = 50
+"""The row's version may seem to go back by so much: threads read it in another order."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """A cluster that is ours for the moment, and what is to be left in its row."""
+
+    cluster: Cluster
+    token: str
+    at: datetime
+    """When it was taken."""
+    kind: Kind
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def memo(self) -> memo.Memo:
+        """What this process remembers of the cluster."""
+        return memo.recall(self.cluster.pk, self.cluster.generation)
+
+    def lock(self) -> bool:
+        """Lock the cluster's row for the present transaction; False where the turn is over."""
+        mine = Cluster.objects.filter(pk=self.cluster.pk, **{f"{self.kind}_token": self.token})
+        return mine.select_for_update(no_key=True).order_by().values_list("pk").first() is not None
+
+
+@contextmanager
+def turn(name: str, kind: Kind, seconds: float, *, at: datetime) -> Iterator[Turn | None]:
+    """Hold the cluster for one kind of turn; None while somebody else does, or it is not there.
+
+    ``Turn.values`` are written as the turn ends, unless it is another's by then.
+    """
+    taken = take(name, kind, seconds, at=at)
+    if taken is None:
+        yield None
+        return
+    try:
+        yield taken
+    finally:
+        release(taken)
+
+
+def take(name: str, kind: Kind, seconds: float, *, at: datetime) -> Turn | None:
+    """Begin a turn that ends after ``seconds`` by itself; None while it is another's."""
+    token = secrets.token_hex(8)
+    # A lease that ends later than any that begins now was dated by another clock.
+    until = at + timedelta(seconds=seconds)
+    moment, end = (connection.ops.adapt_datetimefield_value(it) for it in (at, until))
+    table, other = Cluster._meta.db_table, Installation._meta.db_table
+    rows = Cluster.objects.raw(
+        f"UPDATE {table} SET {kind}_until = %s, {kind}_token = %s, version = version + 1"
+        f" WHERE name = %s AND ({kind}_until IS NULL OR {kind}_until < %s OR {kind}_until > %s)"
+        f" RETURNING *, (SELECT MIN(generation) FROM {other}) AS database,"
+        " (SELECT MAX(id) FROM django_migrations) AS newest_migration",
+        [end, token, name, moment, end],
+    )
+    cluster = next(iter(rows), None)
+    if cluster is None:
+        return None
+    if not schema.is_same_at(getattr(cluster, "newest_migration", 0)):
+        release(Turn(cluster, token, at, kind, {"moment": cluster.moment}))
+        return None
+    _keep_epoch(cluster, getattr(cluster, "database", None), kind, at=at)
+    return Turn(cluster, token, at, kind)
+
+
+def keep(name: str, kind: Kind, token: str, seconds: float, *, at: datetime) -> Turn | None:
+    """Go on with a turn begun before; None where it is another's by now."""
+    kept = statements.update(
+        Cluster,
+        {f"{kind}_until": at + timedelta(seconds=seconds)},
+        name=name,
+        **{f"{kind}_token": token},
+    )
+    cluster = statements.find(Cluster, name=name) if kept else None
+    return None if cluster is None else Turn(cluster, token, at, kind)
+
+
+def release(held: Turn, **values: Any) -> bool:
+    """End a turn, and leave its values in the row; False where it was another's already."""
+    left = {
+        "moment": held.at,
+        **held.values,
+        **values,
+        f"{held.kind}_until": None,
+        f"{held.kind}_token": "",
+    }
+    mine = {f"{held.kind}_token": held.token}
+    return bool(statements.update(Cluster, left, pk=held.cluster.pk, **mine))
+
+
+def has_jumped(last: datetime | None, at: datetime) -> bool:
+    """Whether the clock may have jumped since the last turn; a pause cannot be told from it."""
+    return last is None or not last - BACKWARDS <= at <= last + FORWARDS
+
+
+def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kind | None) -> None:
+    """Void every moment of the cluster's rows. Instances are void by their number of the epoch.
+
+    Args:
+        cluster: whose; its row is read anew.
+        generation: of the database.
+        at: now, by the new clock.
+        keeping: the turn that finds it out goes on.
+    """
+    with transaction.atomic():
+        mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
+        if not mine.order_by().values_list("pk").first():
+            return
+        over = {
+            f"{kind}_{part}": None if part == "until" else ""
+            for kind in ("look", "follow", "await")
+            for part in ("until", "token")
+            if kind != keeping
+        }
+        mine.update(
+            **over,
+            epoch=F("epoch") + 1,
+            generation=generation,
+            moment=at,
+            next_look_at=None,
+            next_follow_at=None,
+            next_ask_at=None,
+            looked_not_before=None,
+            looked_not_after=None,
+            read_not_before=None,
+            read_not_after=None,
+            feed_gap_since=None,
+            agreed_digest="",
+            looks=0,
+            feeds=0,
+            audit_at=None,
+            asked_at=None,
+            settled_at=None,
+        )
+        cluster.refresh_from_db()
+        redate(cluster, at=at)
+
+
+def redate(cluster: Cluster, *, at: datetime) -> None:
+    """Bring the rows of other epochs into this one, as if they had been written now."""
+    epoch = cluster.epoch
+    Question.objects.filter(cluster=cluster).exclude(epoch=epoch).update(
+        epoch=epoch, wanted_since=at, newer_than=at, token="", claimed_at=None, job_id=None,
+        answer=None, attempts=0, retry_at=None, listed=None,
+    )  # fmt: skip
+    wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
+    wishes.exclude(epoch=epoch).update(
+        epoch=epoch, requested_at=at, scoped_at=None, blocked_since=None
+    )
+    Job.objects.filter(cluster=cluster).exclude(epoch=epoch).update(
+        epoch=epoch, seen_first=at, seen_last=at, running_since=None, unstarted_at=None
+    )
+    Hold.objects.filter(cluster=cluster).exclude(epoch=epoch).update(
+        epoch=epoch, since=at, seen_at=at, approved_at=None
+    )
+
+
+def _keep_epoch(cluster: Cluster, database: str | None, kind: Kind, *, at: datetime) -> None:
+    if database is None:
+        database = Installation.objects.create().generation
+    remembered = memo.recall(cluster.pk, database)
+    if cluster.version < remembered.version - CONCURRENT and cluster.generation == database:
+        # A row that is older than one seen before comes from a backup.
+        database = new_generation()
+        Installation.objects.update(generation=database)
+    if cluster.generation != database or has_jumped(cluster.moment, at):
+        begin_epoch(cluster, database, at=at, keeping=kind)
+    else:
+        cluster.moment = at
+    remembered = memo.recall(cluster.pk, cluster.generation)
+    remembered.version = max(remembered.version, cluster.version)

@@ -1,0 +1,38 @@
+"""How many requests a cluster gets at once, from all workers together."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proj.backend import Busy
+from proj.clock import server
+
+LEASE = 120
+"""Seconds after which the place of a worker that died is free again: longer than any request."""
+
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+@contextmanager
+def hold(cluster: str, limit: int) -> Iterator[None]:
+    """Hold one of the ``limit`` places of a cluster for the length of a request.
+
+    Raises:
+        Busy: all places are taken; nothing waits for one, so that no worker is held up.
+        redis.exceptions.RedisError: the server does not answer.
+    """
+    key, owner = f"requests:{cluster}", secrets.token_hex(8)
+    if not server().eval(_TAKE, 1, key, limit, LEASE, owner):
+        raise Busy(f"{cluster}: {limit} requests are under way already")
+    try:
+        yield
+    finally:
+        server().zrem(key, owner)
