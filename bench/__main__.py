@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-PARTS = ("looks", "fleets", "tasks", "real")
+PARTS = ("looks", "fleets", "tasks", "rest", "real")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def run(parts: list[str], folder: Path) -> None:
     """Measure, keep what was measured, and show it."""
     from django.core.management import call_command
 
-    from bench import fleets, looks, real, tasks
+    from bench import fleets, looks, real, rest, tasks
     from bench.figures import keep
     from proj.celery import collect_seldom
 
@@ -40,6 +40,7 @@ def run(parts: list[str], folder: Path) -> None:
         "looks": looks.stable_looks,
         "fleets": fleets.fleets,
         "tasks": tasks.reconcile_tasks,
+        "rest": rest.at_rest,
         "real": real.on_a_real_cluster,
     }
     for part in parts:

@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
+
+from django.db.models import F
 
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance
-from proj.reconcile.rows import to_json
+from proj.observation import CONFIGURATION_FIELDS, Observation, to_json
+from proj.reconcile.turns import turn
 from proj.wiring import backend_of
 from tests.environment import end, start, until
 
@@ -56,34 +60,48 @@ def add(access: dict[str, Any], max_in_flight: int = IN_FLIGHT) -> Cluster:
 
 def record(cluster: Cluster) -> None:
     """Record every instance as the list shows it, as if each had been confirmed just now."""
-    at = now()
-    look = backend_of(cluster).look()
+    with turn(cluster.name, "look", 60, at=now()) as held:
+        # The first turn begins the cluster's epoch, to which the rows have to belong.
+        assert held is not None
+        cluster.refresh_from_db()
+        at = now()
+        records = backend_of(cluster).look().records
     Instance.objects.bulk_create(
-        (
-            Instance(
-                cluster=cluster,
-                name=seen.instance,
-                status=seen.status or "UNKNOWN",
-                backend_status=seen.backend_status or "",
-                memory=seen.configuration.memory,
-                vcpus=seen.configuration.vcpus,
-                disks=to_json(seen.configuration.disks),
-                nics=to_json(seen.configuration.nics),
-                nodes=to_json(seen.configuration.nodes),
-                os=seen.configuration.os,
-                observed_not_before=at,
-                observed_not_after=at,
-                confirmed_at=at,
-            )
-            for seen in look.listed
-        ),
-        batch_size=1000,
+        (_row(cluster, it, at) for it in records if isinstance(it, Observation)), batch_size=1000
+    )
+
+
+def _row(cluster: Cluster, seen: Observation, at: Any) -> Instance:
+    configuration = {
+        name: to_json(getattr(seen.configuration, name)) for name in CONFIGURATION_FIELDS
+    }
+    return Instance(
+        cluster=cluster,
+        uuid=seen.uuid,
+        api_id=UUID(seen.uuid) if seen.uuid else uuid4(),
+        name=seen.instance,
+        status=seen.status or "UNKNOWN",
+        backend_status=seen.backend_status or "",
+        **configuration,
+        epoch=cluster.epoch,
+        created_at=at,
+        observed_not_before=at,
+        observed_not_after=at,
+        confirmed_at=at,
+        audited_at=at,
     )
 
 
 def names(clusters: Sequence[Cluster]) -> list[str]:
     """Return the clusters' names."""
     return [cluster.name for cluster in clusters]
+
+
+def stop(keys: Sequence[int]) -> None:
+    """Record instances as stopped, as if they had been started behind our back since."""
+    Instance.objects.filter(pk__in=keys).update(
+        status="STOPPED", backend_status="ADMIN_down", revision=F("revision") + 1
+    )
 
 
 def _is_complete(listing: Path) -> bool:

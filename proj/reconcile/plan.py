@@ -62,6 +62,9 @@ def planned(sight: Sight) -> list[dict[str, Any]]:
         changes = changes_to(sight.recorded, told_by(sight.seen.seen))
         if sight.recorded is None:
             changes = tuple(it for it in changes if it.field == "status")
+        else:
+            # What nobody has told yet contradicts nothing.
+            changes = tuple(it for it in changes if it.before is not None)
         word = sight.seen.seen.backend_status or ""
     else:
         before = sight.recorded.state[0] if sight.recorded else None
@@ -82,6 +85,8 @@ def planned(sight: Sight) -> list[dict[str, Any]]:
 
 
 def _close(request: Request, outcome: Request.Outcome, *, at: datetime, **values: Any) -> None:
-    Request.objects.filter(pk=request.pk, state=Request.State.OPEN).update(
+    # Whoever has joined it since is answered by a list of their own: their task follows.
+    mine = Request.objects.filter(pk=request.pk, requested_at=request.requested_at)
+    mine.filter(state=Request.State.OPEN).update(
         state=Request.State.CLOSED, outcome=outcome, closed_at=at, **values
     )

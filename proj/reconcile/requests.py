@@ -68,7 +68,8 @@ def request_cluster(
             waiting.requested_at = at
         else:
             waiting = _create(fresh, kind, "", None, tuning, at)
-        Cluster.objects.filter(pk=cluster.pk, failures=0).update(next_look_at=at)
+        if kind != Request.Kind.PLAN:
+            Cluster.objects.filter(pk=cluster.pk, failures=0).update(next_look_at=at)
     return waiting
 
 

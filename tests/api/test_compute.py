@@ -59,6 +59,26 @@ def test_a_stopped_server_at_rest_has_no_task(caller: Client) -> None:
     assert server["OS-EXT-STS:task_state"] is None
 
 
+@pytest.mark.parametrize(
+    ("status", "operation", "vm_state", "task_state"),
+    [
+        ("HARD_REBOOT", "REBOOT", "active", "rebooting_hard"),
+        ("RESIZE", "GROW_DISK", "active", "resize_finish"),
+        ("ACTIVE", "REPLACE_DISKS", "active", "replace_disks"),
+        ("UNKNOWN", "MIGRATE", None, "migrating"),
+    ],
+)
+def test_every_status_and_every_operation_has_a_word(
+    caller: Client, status: str, operation: str, vm_state: str | None, task_state: str
+) -> None:
+    cluster = record_cluster()
+    record_instance(cluster, "vm1", status=status)
+    record_job(cluster, "vm1", operation)
+    (server,) = get(caller, f"{SERVERS}/detail")["servers"]
+    assert server["OS-EXT-STS:vm_state"] == vm_state
+    assert server["OS-EXT-STS:task_state"] == task_state
+
+
 def id_of(cluster: str, name: str) -> UUID:
     return Instance.objects.get(cluster__name=cluster, name=name).api_id
 

@@ -1,6 +1,7 @@
 """Alive, and ready."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 import redis as redis_client
@@ -10,8 +11,9 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
 from proj.clock import now
+from proj.inventory.models import Cluster, Question
 from tests.environment import free_port
-from tests.recorded import record_cluster
+from tests.recorded import record_cluster, record_hold, record_instance, record_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,7 +72,93 @@ def test_a_migration_that_was_not_applied_is_named() -> None:
         recorder.record_applied(*newest)
 
 
+def test_a_database_of_a_later_version_is_named() -> None:
+    recorder = MigrationRecorder(connection)
+    recorder.record_applied("inventory", "9999_later")
+    try:
+        assert ready()[0] == 503
+        assert "of a later version" in ready()[1][0]
+    finally:
+        recorder.record_unapplied("inventory", "9999_later")
+
+
 LATE = timedelta(minutes=6)
+UNREAD = "alpha: its job queue could not be read: no bound holds for changes"
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({"read_not_after": -LATE}, [UNREAD]),
+        ({"read_not_after": None, "looks": 20}, [UNREAD]),
+        ({"read_not_after": None, "follow_failures": 7}, [UNREAD]),
+        ({"read_not_after": None, "follow_failures": 2}, ["ok"]),
+        ({"read_not_after": None, "looks": 1}, ["ok"]),
+        ({"read_not_after": -LATE, "paused": True}, ["ok"]),
+    ],
+)
+def test_a_job_queue_that_is_not_read_voids_the_bound_and_a_fresh_start_is_awaited(
+    values: dict[str, Any], lines: list[str]
+) -> None:
+    if values["read_not_after"] is not None:
+        values = values | {"read_not_before": now() - LATE, "read_not_after": now() - LATE}
+    record_cluster(**values)
+    assert ready() == (200 if lines == ["ok"] else 503, lines)
+
+
+def differs(since: datetime, **values: object) -> dict[str, object]:
+    """Return the columns of a row that lists contradict since then."""
+    difference = {
+        "value": ["STOPPED", "ADMIN_down"], "first": since.isoformat(), "acquittals": 0,
+        "last": [since.isoformat()] * 2, "asleep_until": None, **values,
+    }  # fmt: skip
+    return {"differs": {"state": difference}, "differs_since": since}
+
+
+LONG_AGO = timedelta(minutes=15)
+
+
+def test_a_change_that_is_not_recorded_in_time_is_named() -> None:
+    cluster, then = record_cluster(), now() - LONG_AGO
+    record_instance(cluster, "vm1", **differs(then))
+    record_instance(cluster, "vm2", missing_first=then, missing_last=now())
+    record_instance(cluster, "vm3", **differs(now()))
+    record_instance(cluster, "vm4", status="DELETED", missing_first=then)
+    code, lines = ready()
+    assert code == 503
+    assert [line.partition(":")[0] for line in lines] == ["alpha/vm1", "alpha/vm2"]
+    Cluster.objects.update(paused=True)
+    assert ready() == (200, ["ok"])
+
+
+def test_what_waits_by_right_is_no_broken_promise() -> None:
+    cluster, then = record_cluster(), now() - LONG_AGO
+    record_instance(cluster, "worked", missing_first=then, missing_last=now())
+    record_job(cluster, "worked", "REMOVE")
+    for number in range(7):
+        record_instance(cluster, f"held{number}", **differs(then))
+    hold = record_hold(cluster, *(f"held{number}" for number in range(7)))
+    record_instance(cluster, "disputed", **differs(then, acquittals=3))
+    record_instance(cluster, "old", epoch=7, **differs(then))
+    assert ready() == (200, ["ok"])
+    record_instance(cluster, "vm1", **differs(then))
+    assert ready()[1] == [f"alpha/vm1: what lists say since {then:%H:%M:%S} is not recorded yet"]
+    hold.delete()
+    assert len(ready()[1]) == 5
+
+
+def test_questions_that_nobody_asks_are_named_and_those_that_wait_their_time_are_not() -> None:
+    cluster, then = record_cluster(asked_at=now() - LATE), now() - LATE
+    common = {"cluster": cluster, "priority": 1, "wanted_since": then, "newer_than": then}
+    Question.objects.create(name="later", retry_at=now() + LATE, **common)
+    Question.objects.create(name="claimed", token="me", **common)
+    assert ready() == (200, ["ok"])
+    Question.objects.create(name="waits", **common)
+    assert ready() == (503, [
+        "alpha: questions wait, and nobody asks them: does the worker `ganeti` run?"
+    ])  # fmt: skip
+    Cluster.objects.update(asked_at=now())
+    assert ready() == (200, ["ok"])
 
 
 def test_a_dead_beat_shows_when_every_turn_has_passed_by_far() -> None:

@@ -81,7 +81,10 @@ def test_requests_questions_and_holds_are_counted_while_they_are_not_over() -> N
             wanted_since=at - timedelta(seconds=30),
         )  # fmt: skip
     told = scrape()
-    assert told["requests_open"]["alpha",] == 1
+    assert told["requests"] == {
+        ("alpha", "open"): 1, ("alpha", "in_sync"): 1, ("alpha", "reconciled"): 0,
+        ("alpha", "failed"): 0, ("alpha", "held"): 0,
+    }  # fmt: skip
     assert told["questions"] == {
         ("alpha", "On Demand"): 1, ("alpha", "Suspect"): 2, ("alpha", "Audit"): 0,
     }  # fmt: skip
@@ -90,9 +93,16 @@ def test_requests_questions_and_holds_are_counted_while_they_are_not_over() -> N
 
 
 def test_a_cluster_in_trouble_shows() -> None:
-    record_cluster(failures=3, paused=True)
+    alpha = record_cluster(
+        failures=3, paused=True, follow_failures=2, ask_failures=1, set_aside=4, epoch=5
+    )
+    record_job(alpha, "vm1", "", is_ours=True, is_query=True, seen_first=now() - timedelta(hours=1))
     record_cluster("new", looked_not_after=None)
     told = scrape()
+    assert (told["reading_failures"]["alpha",], told["ask_failures"]["alpha",]) == (2, 1)
+    assert (told["set_aside"]["alpha",], told["epoch"]["alpha",]) == (4, 5)
+    assert (told["jobs_in_flight"]["alpha",], told["jobs_stuck"]["alpha",]) == (1, 1)
+    assert 1 <= told["last_reading_age_seconds"]["alpha",] < 60
     assert told["cluster_failures"] == {("alpha",): 3, ("new",): 0}
     assert told["cluster_paused"] == {("alpha",): 1, ("new",): 0}
     assert 10 <= told["last_look_age_seconds"]["alpha",] < 60

@@ -88,6 +88,15 @@ def test_the_workers_are_told_when_the_request_is_committed_and_not_before(
     assert open_when_told == [False]
 
 
+def test_a_plan_for_one_instance_asks_no_question(caller: Client, broker: Any) -> None:
+    record_cluster()
+    told = post(caller, f"{INSTANCE}/reconcile", 202, plan=True)
+    row = Request.objects.get(pk=told["pass"])
+    assert (row.kind, row.name) == ("plan", "vm1")
+    assert sent(broker, "ganeti") == [("tasks.query.plan_cluster", "{'cluster': 'alpha'}")]
+    assert not Question.objects.exists()
+
+
 POSTS = [f"{INSTANCE}/reconcile", "/api/v1/clusters/alpha/reconcile"]
 
 

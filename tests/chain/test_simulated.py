@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from proj.clock import now
+from proj.inventory.models import Cluster as Row
 from proj.inventory.models import Instance
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import ROOT, add_cluster, command, manage
@@ -35,9 +38,15 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 
 @pytest.fixture
 def cluster(simulator: Simulator, workers: Processes) -> Cluster:
-    """The first one, recorded in full."""
+    """The first one, recorded in full, and no look due for a minute."""
     assert add_cluster(simulator.access("sim1")).code == 0
     assert command("reconcile", "--all").code == 0
+
+    def is_put_off() -> bool:
+        mine = Row.objects.filter(look_token="")
+        return bool(mine.update(next_look_at=now() + timedelta(minutes=1), pace=60))
+
+    until(is_put_off, "no look is under way")
     return simulator["sim1"]
 
 

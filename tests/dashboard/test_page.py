@@ -106,10 +106,17 @@ def test_a_cluster_that_needs_somebody_comes_first_and_says_why(
         assert words in shown.row("alpha")
 
 
+def test_a_cluster_whose_job_queue_is_not_read_is_not_in_order() -> None:
+    record_cluster(read_not_after=now() - timedelta(minutes=5))
+    assert page().row("alpha").startswith("alpha job queue not read")
+    assert "alpha: its job queue could not be read: no bound holds" in page().text
+
+
 def test_what_is_held_is_shown_with_the_command_that_lets_it_through() -> None:
     hold = record_hold(record_cluster(), "vm1", "vm2")
     assert f"manage.py approve {hold.pk}" in page().text
     assert "2 of 10 instances would become DELETED" in page().text
+    assert "vm1 ACTIVE → DELETED, vm2 ACTIVE → DELETED" in page().text
     assert page().row("alpha").startswith("alpha held")
     Hold.objects.update(current=False)
     assert "approve" not in page().text

@@ -7,8 +7,7 @@ import pytest
 
 from proj.inventory.models import Question
 from proj.reconcile import memo
-from tests.fixtures.driven import Driven
-from tests.world.engine import Engine
+from tests.fixtures.driven import Driven, Engine
 from tests.world.world import World
 
 

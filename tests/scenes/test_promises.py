@@ -123,7 +123,8 @@ def test_what_others_ask_about_many_is_applied_without_a_question(
     make_scene: MakeScene,
 ) -> None:
     world = World()
-    names = world.create_many(150)
+    world.create_many(150)
+    names = world.names()
     scene = make_scene(world=world)
     scene.world.crash(names[0])
     asked = scene.world.count("submit_query")
