@@ -205,7 +205,8 @@ def _take(
             if found:
                 questions.failed(question, tuning, f"{report.error}: yet it is there", at=at)
         case Verdict.LOST | Verdict.RETRY | Verdict.FAILED | Verdict.ANSWERED:
-            error = report.error or f"job {report.job_id} told nothing that could be read"
+            problems = [it.problem for it in report.unreadable] or ["it told of no instance"]
+            error = report.error or f"job {report.job_id}: {problems[0]}"
             questions.failed(question, tuning, error, at=at)
 
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db.models import TextField
+from django.db.models.functions import Cast
+
 from proj.backend import Look, Unreadable
 from proj.inventory.models import Cluster, Instance
-from proj.observation import Observation, Status
+from proj.observation import CONFIGURATION_FIELDS, Observation, Status
 from proj.reconcile import brake, rows
 from proj.reconcile.brake import Entry
 from proj.reconcile.decide import (
@@ -25,6 +28,12 @@ from proj.reconcile.memo import Agreed
 
 CHUNK = 1000
 """Records whose rows are read at a time."""
+
+DECISIVE = (
+    "status", "backend_status", *CONFIGURATION_FIELDS, "epoch", "observed_not_before",
+    "observed_not_after", "stale_before", "differs", "missing_first", "missing_last",
+)  # fmt: skip
+"""What a decision reads of a row, beside its identity and its revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def compare(
     """Decide for every instance that the list has, or lacks.
 
     One that agreed ``before``, and of which neither the record nor the row has changed since, is
-    not decided about again.
+    not decided about again: the decision depends on nothing else, and both are compared whole.
     """
     found = Comparison()
     living = _living(cluster)
@@ -91,7 +100,7 @@ def compare(
                 listed |= {record.uuid or "", record.instance or ""}
             else:
                 seen.append(record)
-        _compare_listed(cluster, seen, policy, found, marks, listed, at=at)
+        _compare_listed(cluster, seen, policy, found, marks, living, listed, at=at)
     if found.is_complete:
         missing = [key for key in living if key not in listed]
         for chunk in chunks(missing, CHUNK):
@@ -100,11 +109,16 @@ def compare(
 
 
 def _living(cluster: Cluster) -> dict[str, int]:
-    """Return every instance that is not gone, by uuid, or by name where it has none."""
+    """Return a print of every instance that is not gone, by uuid, or by name where it has none.
+
+    The print is equal within one process for rows that are equal in all that a decision reads.
+    As text the columns cost a tenth of what their values would.
+    """
     mine = Instance.objects.filter(cluster=cluster).exclude(status=Status.DELETED).order_by()
+    columns = [Cast(name, TextField()) for name in DECISIVE]
     return {
-        uuid or name: revision
-        for uuid, name, revision in mine.values_list("uuid", "name", "revision")
+        row[0] or row[1]: hash((cluster.epoch, row))
+        for row in mine.values_list("uuid", "name", "revision", *columns)
     }
 
 
@@ -138,6 +152,7 @@ def _compare_listed(
     policy: Policy,
     found: Comparison,
     marks: dict[str, int],
+    living: dict[str, int],
     listed: set[str],
     *,
     at: datetime,
@@ -159,8 +174,10 @@ def _compare_listed(
         takes_uuid = row.uuid is None and it.uuid is not None
         if takes_uuid or decision.action is Action.ASK or decision.memory is not None:
             found.news.append(Sight(Listed(it), decision, it.uuid, it.instance, recorded))
-        elif decision.rule is Rule.AGREES and not recorded.is_gone and key in marks:
-            found.agreed[key] = (marks[key], row.revision)
+        elif (
+            decision.rule is Rule.AGREES and not recorded.is_gone and key in marks and key in living
+        ):
+            found.agreed[key] = (marks[key], living[key])
         else:
             found.undecided += 1
     if strangers:

@@ -118,7 +118,7 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
         held.values |= _looked(cluster, seen, tuning, is_restless=False)
         return After()
     policy = context.policy_of(cluster)
-    found = compare(cluster, seen, policy, {} if is_full else memo.agreed, at=context.now())
+    found = compare(cluster, seen, policy, memo.agreed, at=context.now())
     is_asked = _keep(held, seen, found, policy, context)
     memo.agreed, memo.has_looked = found.agreed, True
     held.values |= _looked(

@@ -8,7 +8,7 @@ neither does one whose database became another.
 from dataclasses import dataclass, field
 
 Agreed = dict[str, tuple[int, int]]
-"""Uuid, or name where there is none -> the print of the listed record, and the row's revision."""
+"""Uuid, or name where there is none -> the prints of the listed record and of the row, whole."""
 
 
 @dataclass(slots=True)

@@ -140,7 +140,12 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
     """
     with transaction.atomic():
         mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-        if not mine.order_by().values_list("pk").first():
+        found = mine.order_by().first()
+        if found is None:
+            return
+        if found.generation == generation and not has_jumped(found.moment, at):
+            # Another turn has found it out before.
+            cluster.refresh_from_db()
             return
         over = {
             f"{kind}_{part}": None if part == "until" else ""
