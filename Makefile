@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly bench check format lock up lab lab-down
 BIN := .venv/bin
-# What touches no database, and what is slow because Ganeti is real, is tested once.
-WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py
+# What touches no database is tested once; processes and the world are, for now, on SQLite.
+WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py tests/chain \
+  tests/world tests/simulator
 EXPLORED := tests/world
 
 help: ## Show what there is

@@ -261,8 +261,10 @@ def test_a_renamed_instance_keeps_its_id_and_one_made_anew_is_another(
     known.remove(third)
     known.add(third)
     until(
-        lambda: list(Instance.objects.filter(name=third).values_list("status", flat=True).order_by("pk"))
-        == ["DELETED", "STOPPED"],
+        lambda: (
+            [row.status for row in Instance.objects.filter(name=third).order_by("pk")]
+            == ["DELETED", "STOPPED"]
+        ),
         "the first is gone and the second is there", GONE + 2 * TWO_LOOKS + PROOF,
     )  # fmt: skip
     after, second = row_of(new), row_of(third)
