@@ -3,7 +3,7 @@
 BIN := .venv/bin
 # What touches no database is tested once; processes and the world are, for now, on SQLite.
 WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py tests/chain \
-  tests/world tests/simulator
+  tests/world tests/simulator tests/api/test_chain.py
 EXPLORED := tests/world
 
 help: ## Show what there is
