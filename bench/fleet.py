@@ -14,8 +14,9 @@ from django.db.models import F
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance
 from proj.observation import CONFIGURATION_FIELDS, Observation, to_json
+from proj.reconcile import feed
 from proj.reconcile.turns import turn
-from proj.wiring import backend_of
+from proj.wiring import backend_of, context
 from tests.environment import end, start, until
 
 IN_FLIGHT = 10
@@ -60,6 +61,8 @@ def add(access: dict[str, Any], max_in_flight: int = IN_FLIGHT) -> Cluster:
 
 def record(cluster: Cluster) -> None:
     """Record every instance as the list shows it, as if each had been confirmed just now."""
+    # Workers that run already leave it alone until it is known.
+    Cluster.objects.filter(pk=cluster.pk).update(paused=True)
     with turn(cluster.name, "look", 60, at=now()) as held:
         # The first turn begins the cluster's epoch, to which the rows have to belong.
         assert held is not None
@@ -69,6 +72,9 @@ def record(cluster: Cluster) -> None:
     Instance.objects.bulk_create(
         (_row(cluster, it, at) for it in records if isinstance(it, Observation)), batch_size=1000
     )
+    Cluster.objects.filter(pk=cluster.pk).update(paused=False)
+    # Nothing is asked before the queue was read.
+    feed.follow(cluster.name, context())
 
 
 def _row(cluster: Cluster, seen: Observation, at: Any) -> Instance:

@@ -23,7 +23,7 @@ from tasks.query import reconcile_now
 from tasks.requery import requery
 from tests.environment import until
 from tests.fixtures.lab import LAB, Lab
-from tests.fixtures.workers import WORKERS, Processes
+from tests.fixtures.workers import ALL, Processes
 
 LOOK_PERIOD = 5
 SAMPLES = 12
@@ -41,12 +41,12 @@ def on_a_real_cluster(folder: Path) -> list[Figure]:
             processes.end()
             period = str(LOOK_PERIOD)
             processes.start(
-                *WORKERS, LOOK_PERIOD=period, LOOK_PERIOD_MIN=period,
+                *ALL, LOOK_PERIOD=period, LOOK_PERIOD_MIN=period,
                 PROOF_WITHIN=str(PROOF_WITHIN),
             )  # fmt: skip
             locked = crash_on_a_locked_node(running)
             processes.end()
-            processes.start(*WORKERS, LOOK_PERIOD="3600", LOOK_PERIOD_MIN="3600", PROOF_WITHIN="60")
+            processes.start(*ALL, LOOK_PERIOD="3600", LOOK_PERIOD_MIN="3600", PROOF_WITHIN="60")
             all_of_60 = query_all(grown(running, 60))
             on_demand = ask_under_load(grown(running, 160))
         finally:
@@ -170,7 +170,7 @@ def ask_one(cluster: Cluster, name: str) -> None:
 def notice_changes(running: Lab, processes: Processes) -> list[Figure]:
     """Change instances behind Ganeti's back at random times, and see when it is recorded."""
     period = str(LOOK_PERIOD)
-    processes.start(*WORKERS, LOOK_PERIOD=period, LOOK_PERIOD_MIN=period)
+    processes.start(*ALL, LOOK_PERIOD=period, LOOK_PERIOD_MIN=period)
     known(running)
     taken = []
     for sample in range(SAMPLES):

@@ -87,7 +87,7 @@ def insert(rows: Sequence[Model]) -> None:
     if not rows:
         return
     model = type(rows[0])
-    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    fields = _insertable(model)
     names = ", ".join(_quoted(field.column) for field in fields)
     each = f"({', '.join(['%s'] * len(fields))})"
     with _cursor() as cursor:
@@ -99,6 +99,22 @@ def insert(rows: Sequence[Model]) -> None:
                 for row in rows
                 for field in fields
             ],
+        )
+
+
+def upsert(row: Model, keys: Sequence[str], names: Sequence[str]) -> None:
+    """Insert a row; where one with its keys is there, set only what is named in that.
+
+    Args:
+        row: learns nothing of its key.
+        keys: the fields of a unique constraint.
+        names: the fields that are set all the same.
+    """
+    fields = _insertable(type(row))
+    with _cursor() as cursor:
+        cursor.execute(
+            _upsert(type(row), tuple(keys), tuple(names)),
+            [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields],
         )
 
 
@@ -159,6 +175,23 @@ def _columns(model: type[Model], start: int) -> tuple[list[str], list[Builder]]:
 def _update(model: type[Model], names: Sequence[str], shape: _Shape) -> str:
     sets = ", ".join(f"{_quoted(_field(model, name).column)} = %s" for name in names)
     return f"UPDATE {_quoted(model._meta.db_table)} SET {sets} WHERE {_where(model, shape)}"
+
+
+@cache
+def _upsert(model: type[Model], keys: Sequence[str], names: Sequence[str]) -> str:
+    columns = [_quoted(field.column) for field in _insertable(model)]
+    sets = (_quoted(_field(model, name).column) for name in names)
+    return (
+        f"INSERT INTO {_quoted(model._meta.db_table)} ({', '.join(columns)})"
+        f" VALUES ({', '.join(['%s'] * len(columns))})"
+        f" ON CONFLICT ({', '.join(_quoted(_field(model, key).column) for key in keys)})"
+        f" DO UPDATE SET {', '.join(f'{it} = EXCLUDED.{it}' for it in sets)}"
+    )
+
+
+@cache
+def _insertable(model: type[Model]) -> "Sequence[Field[Any, Any]]":
+    return [field for field in model._meta.concrete_fields if not field.primary_key]
 
 
 @cache

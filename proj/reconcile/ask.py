@@ -4,7 +4,7 @@ One chain of steps a cluster polls all that is in flight by one request, keeps t
 their rows, and issues what may go. No step sleeps; every row can be taken up by any worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,11 +99,11 @@ def _advance(held: Turn, context: Context) -> Step:
         turns.release(held)
         return done
     try:
-        _recover(cluster, context, done)
+        flying = _recover(cluster, context, done)
         backend = context.connect(cluster)
         if cluster.is_failing:
             backend.version()
-        _poll(cluster, backend, context, done)
+        _poll(cluster, flying, backend, context, done)
         _submit(cluster, backend, context, done)
     except BackendError as error:
         _failed(held, error, tuning, at=context.now())
@@ -122,35 +122,49 @@ def _advance(held: Turn, context: Context) -> Step:
     return done
 
 
-def _recover(cluster: Cluster, context: Context, done: Step) -> None:
-    """Take up what a worker left that died: a claim without a job, an answer not settled."""
+def _recover(cluster: Cluster, context: Context, done: Step) -> dict[int, Question]:
+    """Take up what a worker left that died: a claim without a job, an answer not settled.
+
+    Returns:
+        The questions that are in flight, by their jobs.
+    """
     at, tuning = context.now(), context.tuning
-    held = Question.objects.filter(cluster=cluster).exclude(token="")
-    ahead = Q(claimed_at__gt=at) | Q(claimed_at=None)
-    since = at - timedelta(seconds=tuning.submit_timeout)
-    for question in held.filter(ahead | Q(claimed_at__lt=since), job_id=None, answer__isnull=True):
-        questions.failed(question, tuning, "lost with its worker", at=at)
-    since = at - timedelta(seconds=tuning.answer_timeout)
-    lost = held.filter(ahead | Q(claimed_at__lt=since), answer__isnull=False)
-    for question in lost:
-        done.answered.append(Answered(question.pk, question.name))
-    lost.filter(pk__in=[it.key for it in done.answered]).update(claimed_at=at)
+    flying, lost = {}, []
+    for question in Question.objects.filter(cluster=cluster).exclude(token=""):
+        if question.answer is not None:
+            if _is_late(question, tuning.answer_timeout, at):
+                lost.append(question)
+        elif question.job_id is not None:
+            flying[question.job_id] = question
+        elif _is_late(question, tuning.submit_timeout, at):
+            questions.failed(question, tuning, "lost with its worker", at=at)
+    done.answered += [Answered(it.pk, it.name) for it in lost]
+    Question.objects.filter(pk__in=[it.pk for it in lost], answer__isnull=False).update(
+        claimed_at=at
+    )
+    return flying
 
 
-def _poll(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
+def _is_late(question: Question, seconds: float, at: datetime) -> bool:
+    since = question.claimed_at
+    return since is None or not at - timedelta(seconds=seconds) <= since <= at
+
+
+def _poll(
+    cluster: Cluster,
+    asked: Mapping[int, Question],
+    backend: Backend,
+    context: Context,
+    done: Step,
+) -> None:
     """Ask for all that is in flight by one request, and keep the answers."""
-    flying = Question.objects.filter(cluster=cluster, answer__isnull=True).exclude(token="")
-    asked = {
-        question.job_id: question
-        for question in flying
-        if question.job_id is not None and question.claimed_at is not None
-    }
-    if not asked:
-        return
     submitted = {
         job_id: question.claimed_at for job_id, question in asked.items() if question.claimed_at
     }
+    if not submitted:
+        return
     told = {report.job_id: report for report in backend.poll(submitted)}
+    at = context.now()
     # A job that the answer leaves out is waited for like one that is open.
     reports = [told.get(job_id, JobReport(job_id, Verdict.PENDING)) for job_id in submitted]
     answers = []
@@ -161,7 +175,7 @@ def _poll(cluster: Cluster, backend: Backend, context: Context, done: Step) -> N
     # Those that may need a request of their own come last: it may fail.
     for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
         if not (report.verdict is Verdict.ANSWERED and report.observations):
-            _take(asked[report.job_id], report, backend, context, done)
+            _take(asked[report.job_id], report, backend, context, done, at=at)
     ended = [it.job_id for it in reports if it.verdict is not Verdict.PENDING]
     Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).update(
         state=JobState.ENDED.value
@@ -190,8 +204,10 @@ def _take(
     backend: Backend,
     context: Context,
     done: Step,
+    *,
+    at: datetime,
 ) -> None:
-    at, tuning = context.now(), context.tuning
+    tuning = context.tuning
     match report.verdict:
         case Verdict.PENDING:
             since = at - timedelta(seconds=tuning.query_timeout)
@@ -261,27 +277,14 @@ def _issue(
     begun = context.now()
     job_id = backend.submit_query(question.name, limit=cluster.max_in_flight)
     at = context.now()
-    with transaction.atomic():
-        statements.update(
-            Question,
-            {"job_id": job_id, "claimed_at": begun},
-            pk=question.pk,
-            token=question.token,
-        )
-        # Also a job that is nobody's by now holds its seat until it has ended.
-        Job.objects.update_or_create(
-            cluster=cluster,
-            job_id=job_id,
-            defaults={"is_query": True, "is_ours": True},
-            create_defaults={
-                "is_query": True,
-                "is_ours": True,
-                "state": JobState.QUEUED.value,
-                "epoch": cluster.epoch,
-                "seen_first": at,
-                "seen_last": at,
-            },
-        )
+    # First the job: also one that is nobody's by now holds its seat until it has ended.
+    job = Job(
+        cluster=cluster, job_id=job_id, is_query=True, is_ours=True, epoch=cluster.epoch,
+        state=JobState.QUEUED.value, seen_first=at, seen_last=at,
+    )  # fmt: skip
+    statements.upsert(job, ("cluster", "job_id"), ("is_query", "is_ours"))
+    mine = {"pk": question.pk, "token": question.token}
+    statements.update(Question, {"job_id": job_id, "claimed_at": begun}, **mine)
 
 
 def _pause(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float | None:

@@ -53,7 +53,9 @@ def follow(name: str, context: Context) -> bool:
         if due is not None and held.at < due <= held.at + FAR:
             return False
         try:
-            is_asked = _follow(held, context)
+            # Before the first reading of an epoch nothing is issued.
+            is_first = held.cluster.read is None
+            is_asked = _follow(held, context) or is_first
         except BackendError as error:
             _failed(held, error, tuning, at=context.now())
             return False

@@ -130,7 +130,10 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
         again = seen.interval.not_after + timedelta(seconds=relook)
         held.values["next_look_at"] = min(held.values["next_look_at"], again)
     if is_requested and found.is_complete:
-        requests.scope(cluster, seen, suspects=len(found.news))
+        with transaction.atomic():
+            # What was not kept is in nobody's scope.
+            if held.lock():
+                requests.scope(cluster, seen, suspects=len(found.news))
     return After(ask=is_asked, follow=is_requested)
 
 

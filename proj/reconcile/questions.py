@@ -16,6 +16,7 @@ from django.db import connection
 from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 
 from proj.backend import JobState
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Status
 from proj.reconcile import holds, rows
@@ -105,6 +106,9 @@ def claim(
     Returns:
         Each question with the instance that is recorded of it.
     """
+    if cluster.read is None and not cluster.follow_failures:
+        # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
+        return []
     open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
     held = Question.objects.filter(cluster=cluster).exclude(token="")
     claimed = list(held.filter(job_id=None, answer__isnull=True))
@@ -118,14 +122,24 @@ def claim(
         found = choice.next(cluster.asked + len(taken))
         if found is None:
             break
-        question, _ = found
-        question.token, question.claimed_at = secrets.token_hex(8), at
-        question.save()
         taken.append(found)
+    _take([question for question, _ in taken], at=at)
     Cluster.objects.filter(pk=cluster.pk).update(
         asked=F("asked") + len(taken), audit_tokens=tokens - choice.spent, audit_at=at
     )
     return taken
+
+
+def _take(asked: Sequence[Question], *, at: datetime) -> None:
+    """Write who holds these questions, and those that the audit has just made."""
+    for question in asked:
+        question.token, question.claimed_at = secrets.token_hex(8), at
+    known = [it for it in asked if it.pk is not None]
+    if known:
+        statements.update_each(
+            Question, [({"token": it.token, "claimed_at": at}, {"pk": it.pk}) for it in known]
+        )
+    Question.objects.bulk_create([it for it in asked if it.pk is None])
 
 
 def _audit_tokens(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float:

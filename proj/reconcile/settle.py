@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import Case, F, QuerySet, When
 
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Question
@@ -51,11 +51,16 @@ def settle(name: str, key: int, context: Context) -> Done:
         key: the question's; where it was settled already, nothing is done.
         context: how, and by which clock.
     """
+    if not statements.exists(Question, pk=key):
+        # As for most of a burst, by the cheapest statement.
+        return Done()
     question = statements.find(Question, "cluster", pk=key)
     if question is None or question.answer is None or question.cluster.name != name:
         return Done()
     cluster = question.cluster
     waiting = _waiting(cluster, key)
+    if not waiting:
+        return Done()
     done: list[_Batch] = []
 
     def work(batch: Sequence[int]) -> None:
@@ -78,18 +83,24 @@ def settle(name: str, key: int, context: Context) -> Done:
 
 
 def _waiting(cluster: Cluster, key: int) -> list[int]:
-    mine = Question.objects.filter(cluster=cluster, answer__isnull=False).exclude(pk=key)
-    others = mine.order_by("claimed_at").values_list("pk", flat=True)[: AT_ONCE - 1]
-    return sorted([key, *others])
+    """Return what waits with this answer; nothing where another task is settling it just now."""
+    mine = Question.objects.filter(cluster=cluster, answer__isnull=False)
+    first = mine.order_by(Case(When(pk=key, then=0), default=1), "claimed_at")
+    with transaction.atomic():
+        keys = list(_unlocked(first).values_list("pk", flat=True)[:AT_ONCE])
+    return sorted(keys) if key in keys else []
+
+
+def _unlocked(them: "QuerySet[Question]") -> "QuerySet[Question]":
+    """Lock them, but for those that another task is settling just now: these are not waited for."""
+    skips = connection.features.has_select_for_update_skip_locked
+    return them.select_for_update(skip_locked=skips)
 
 
 def _settle(cluster: Cluster, keys: Sequence[int], context: Context) -> _Batch:
     policy, tuning = context.policy_of(cluster), context.tuning
     held = Question.objects.filter(pk__in=keys, answer__isnull=False).order_by("pk")
-    # What another task is settling just now is not waited for.
-    answered = list(
-        held.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
-    )
+    answered = list(_unlocked(held))
     evidence = [(question, _item(question)) for question in answered]
     items = [item for _, item in evidence]
     settled = record(cluster, items, policy, tuning, now=context.now)

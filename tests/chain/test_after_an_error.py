@@ -17,8 +17,9 @@ from django.conf import settings
 from django.db import transaction
 
 import proj.celery
-from proj.clock import server
+from proj.clock import now, server
 from proj.inventory.models import Instance, Question, Request
+from proj.reconcile.shown import task_states
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import ROOT, add_cluster, command
 from tests.environment import HOME, end, free_port, start, until
@@ -237,7 +238,7 @@ def test_a_request_for_what_cannot_be_is_let_go(
     assert not Question.objects.exists()
 
 
-@pytest.mark.parametrize("end_of_job", ["error", "success"])
+@pytest.mark.parametrize("end_of_job", ["error", "canceled", "success"])
 def test_a_job_of_ganetis_that_ended_on_an_instance_sets_it_off_by_itself(
     cluster: Cluster, end_of_job: str
 ) -> None:
@@ -247,23 +248,18 @@ def test_a_job_of_ganetis_that_ended_on_an_instance_sets_it_off_by_itself(
         {"OP_ID": "OP_INSTANCE_REBOOT", "instance_name": name}, seconds=3600
     )
     until(lambda: Instance.objects.get(name=name).status == "REBOOT", "the reboot is shown")
-    cluster.queue.end(number, end_of_job)
     cluster.truth.crash(name)
+    if end_of_job == "error":
+        cluster.queue.fails["OP_INSTANCE_REBOOT"] = ("OpExecError", ["no answer"])
+        cluster.queue.jobs[number].seconds = 0
+    else:
+        cluster.queue.end(number, end_of_job)
+    if end_of_job == "success":
+        # The reboot had it run again.
+        cluster.truth.crash(name)
     until(lambda: is_right(name), "the instance is right")
+    assert cluster.queue.jobs[number].status == end_of_job
     assert lists(cluster) == looked
-    assert Instance.objects.get(name=name).backend_status == "ERROR_down"
-
-
-def test_a_query_that_keeps_failing_leaves_its_instance_to_be_asked_again(
-    cluster: Cluster,
-) -> None:
-    name = list(cluster.truth.instances)[3]
-    cluster.queue.fails["OP_INSTANCE_QUERY_DATA"] = ("OpExecError", ["no luck"])
-    failed = command("reconcile", "--instance", f"sim1/{name}", "--json")
-    assert failed.code == 1
-    assert "no luck" in failed.json["passes"][0]["error"]
-    explained = command("explain", f"sim1/{name}").out
-    assert "waits to be asked" in explained
-    assert "no luck" in explained
-    cluster.queue.fails.clear()
-    assert command("reconcile", "--instance", f"sim1/{name}").code == 0
+    row = Instance.objects.select_related("cluster").get(name=name)
+    assert row.backend_status == "ERROR_down"
+    assert not any(task_states([row], at=now()).values())

@@ -7,18 +7,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from proj.clock import now
+from proj.backend import Look
+from proj.clock import now, server
+from proj.ganeti.backend import GanetiBackend
 from proj.inventory.models import Cluster as Row
-from proj.inventory.models import Instance
+from proj.inventory.models import Installation, Instance, Job, Question, Request
+from proj.reconcile import feed, look, requests
+from proj.reconcile.turns import begin_epoch
 from proj.simulator.server import Cluster, Simulator
+from proj.wiring import context, tuning
+from tasks.query import reconcile_now
 from tests.commands import ROOT, add_cluster, command, manage
 from tests.environment import HOME, end, free_port, listens, start, until
-from tests.fixtures.workers import ALL, Processes
+from tests.fixtures.workers import ALL, QUICK, Processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -133,6 +140,140 @@ def test_a_hanging_cluster_holds_up_nobody(simulator: Simulator, cluster: Cluste
         hanging.kill()
         hanging.wait()
         simulator["sim2"].faults.hang = False
+
+
+def ask(name: str) -> Request:
+    """Wish an instance to be confirmed, as the host system does."""
+    row = Row.objects.get()
+    wished = requests.request_instance(row, name, tuning=tuning(), at=now())
+    reconcile_now(row, whole=False, plan=False)
+    return wished
+
+
+def is_open(wished: Request) -> bool:
+    return Request.objects.filter(pk=wished.pk, state="open").exists()
+
+
+def open_jobs(cluster: Cluster) -> list[int]:
+    """Return the jobs in the cluster's queue that have not ended."""
+    jobs = list(cluster.queue.jobs.values())
+    return [job.number for job in jobs if job.status in ("queued", "waiting", "running")]
+
+
+def test_jobs_that_a_restored_database_has_never_heard_of_keep_their_seats(
+    cluster: Cluster,
+) -> None:
+    cluster.queue.stuck = True
+    for number in range(3):
+        ask(nth(cluster, number))
+    until(lambda: len(open_jobs(cluster)) == 3, "all seats are taken")
+    Question.objects.all().delete()
+    Job.objects.all().delete()
+    before = Row.objects.get().epoch
+    assert command("restored").code == 0
+    until(lambda: Row.objects.get().epoch > before, "an epoch has begun")
+    ask(nth(cluster, 4))
+    asked_in = Job.objects.filter(is_ours=True, state__in=("queued", "waiting", "running"))
+    until(lambda: asked_in.count() == 3, "the queue has told who holds the seats")
+    tried = Row.objects.get().asked_at
+    until(lambda: Row.objects.get().asked_at not in (None, tried), "it was tried again", 15)
+    assert len(open_jobs(cluster)) == 3
+    cluster.queue.stuck = False
+    until(lambda: not Request.objects.filter(state="open"), "every request has ended")
+    assert set(Request.objects.values_list("outcome", flat=True)) <= {"in_sync", "reconciled"}
+
+
+def test_an_answer_whose_settler_was_killed_is_settled_by_the_next(
+    simulator: Simulator, processes: Processes, transactional_db: None
+) -> None:
+    processes.start(*ALL, **QUICK, LOOK_PERIOD="60")
+    assert add_cluster(simulator.access("sim1")).code == 0
+    assert command("reconcile", "--all").code == 0
+    cluster = simulator["sim1"]
+    name = nth(cluster, 3)
+    processes.kill("reconcile")
+    cluster.truth.crash(name)
+    wished = ask(name)
+    answered = Question.objects.filter(name=name, answer__isnull=False)
+    until(answered.exists, "the answer is kept and nobody settles it")
+    # What was sent about it is lost with the worker: the row alone is left.
+    server().delete("reconcile")
+    assert Instance.objects.get(name=name).status == "ACTIVE"
+    assert is_open(wished)
+    processes.start("reconcile")
+    until(lambda: Instance.objects.get(name=name).status == "STOPPED", "it is made good", 60)
+    until(lambda: not is_open(wished), "the request has ended")
+    wished.refresh_from_db()
+    assert wished.outcome == "reconciled"
+    until(lambda: not Question.objects.exists(), "no question is left")
+
+
+def test_one_instance_on_demand_does_not_wait_for_all_of_its_cluster(cluster: Cluster) -> None:
+    name = nth(cluster, 9)
+    cluster.queue.seconds = 1.0
+    row = Row.objects.get()
+    whole = requests.request_cluster(row, kind=Request.Kind.ALL, tuning=tuning(), at=now())
+    reconcile_now(row, whole=True, plan=False)
+    until(lambda: len(open_jobs(cluster)) == 3, "all seats are taken")
+    cluster.truth.crash(name)
+    wished = ask(name)
+    until(lambda: not is_open(wished), "the one is answered")
+    wished.refresh_from_db()
+    assert wished.outcome == "reconciled"
+    assert Instance.objects.get(name=name).status == "STOPPED"
+    assert is_open(whole)
+    cluster.queue.seconds = 0.02
+    until(lambda: not is_open(whole), "all are answered")
+    whole.refresh_from_db()
+    assert (whole.outcome, whole.unconfirmed) == ("reconciled", [])
+
+
+def test_a_look_whose_turn_an_epoch_ended_confirms_nothing(
+    simulator: Simulator, transactional_db: None
+) -> None:
+    assert add_cluster(simulator.access("sim1")).code == 0
+    row = Row.objects.get()
+    wished = requests.request_cluster(row, kind=Request.Kind.ALL, tuning=tuning(), at=now())
+    ours = context()
+
+    class Overtaken(GanetiBackend):
+        """Another kind of turn finds out that an epoch begins, before the list is read."""
+
+        def look(self) -> Look:
+            assert command("restored").code == 0
+            generation = Installation.objects.get().generation
+            begin_epoch(Row.objects.get(), generation, at=now(), keeping="follow")
+            return super().look()
+
+    def connect(cluster: Row) -> GanetiBackend:
+        backend = ours.connect(cluster)
+        backend.__class__ = Overtaken
+        return backend
+
+    look.look("sim1", replace(ours, connect=connect))
+    feed.follow("sim1", ours)
+    wished.refresh_from_db()
+    assert Instance.objects.count() == 0
+    assert (wished.state, wished.outcome) == ("open", "")
+
+
+def test_a_query_that_keeps_failing_leaves_its_instance_to_be_asked_again(
+    cluster: Cluster,
+) -> None:
+    name = nth(cluster, 3)
+    cluster.queue.fails["OP_INSTANCE_QUERY_DATA"] = ("OpExecError", ["no luck"])
+    failed = command("reconcile", "--instance", f"sim1/{name}", "--json")
+    assert failed.code == 1
+    (report,) = failed.json["passes"]
+    assert report["outcome"] == "failed"
+    assert "no luck" in report["error"]
+    explained = command("explain", f"sim1/{name}", "--json").json
+    assert explained["question"]["attempts"] > 1
+    assert explained["question"]["retry_at"] is not None
+    assert "no luck" in explained["question"]["error"]
+    cluster.queue.fails.clear()
+    assert command("reconcile", "--instance", f"sim1/{name}").code == 0
+    until(lambda: not Question.objects.exists(), "no question is left")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -193,6 +193,27 @@ LISTS = [
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 5, 10)),
     ),
     Case(
+        "what lists said before it was last read is forgotten: this is the first since",
+        recorded(observed=at(5), memory=state_kept("ERROR_down", 4)), listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10)),
+    ),
+    Case(
+        "also what the first of them said as that reading ended",
+        recorded(observed=at(5), memory=state_kept("ERROR_down", 6)), listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10)),
+    ),
+    Case(
+        "but not what a job has denied: it is asked about rarer and rarer",
+        recorded(observed=at(5), memory=state_kept("ERROR_down", 4, acquittals=1)),
+        listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 4, 10, acquittals=1)),
+    ),
+    Case(
+        "nor where it was last read in another epoch",
+        recorded(observed=None, memory=state_kept("ERROR_down", 4)), listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 4, 10)),
+    ),
+    Case(
         "a difference that the list no longer has is forgotten, and the others stay",
         recorded(memory=keeping(memory=differs(8, 5), name=differs("shop", 5))), listed(memory=8),
         ask(Rule.LIST_SUSPECTS, keeping(memory=differs(8, 5, 10))),
@@ -802,6 +823,11 @@ READINGS = [
     Case(
         "lists of which the first is not after the recorded settle nothing",
         recorded(memory=LONG, observed=at(9)), READ, nothing(Rule.LIST_SUSPECTS),
+    ),
+    Case(
+        "but what no job can tell they do: an answer about the rest came between them",
+        recorded(memory=state_kept("ERROR_wrongnode", 10, 12), observed=at(11)), READ,
+        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=SETTLED),
     ),
     Case(
         "to what was read in another epoch both lists are newer",
