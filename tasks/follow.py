@@ -1,20 +1,16 @@
 """FEED: follow the job queues of the clusters: what others did, and what they asked."""
 
 from celery import current_app, shared_task
-from django.db.models import Q
 
 from proj.clock import now
-from proj.inventory.models import Cluster
 from proj.reconcile import feed
-from proj.wiring import context
+from proj.wiring import context, tuning
 
 
 @shared_task(name="tasks.follow.follow_clusters")
 def follow_clusters() -> None:
     """Fan out: one task for each cluster whose queue is due to be read."""
-    at = now()
-    due = Q(next_follow_at=None) | Q(next_follow_at__lte=at) | Q(next_follow_at__gt=at + feed.FAR)
-    for name in Cluster.objects.filter(due, paused=False).values_list("name", flat=True):
+    for name in feed.due(tuning(), at=now()):
         follow_jobs.delay(cluster=name)
 
 

@@ -17,7 +17,7 @@ def query_clusters() -> None:
     look.spread_herd(tuning(), at=at)
     for name in look.due(tuning(), at=at):
         query_cluster.delay(cluster=name)
-    for name in ask.forgotten(at=at):
+    for name in ask.due(tuning(), at=at):
         issue_jobs.delay(cluster=name)
 
 

@@ -43,15 +43,17 @@ class Step:
 
 def issue(name: str, context: Context) -> Step:
     """Begin a chain with its first step; where one is alive, only issue what may go now."""
-    tuning = context.tuning
-    cluster = Cluster.objects.filter(name=name, paused=False).first()
-    if cluster is None:
+    tuning, at = context.tuning, context.now()
+    cluster = statements.find(Cluster, name=name)
+    if cluster is None or cluster.paused or not turns.is_due(cluster.next_ask_at, tuning, at=at):
+        # Many messages may say that something waits: all but the first find here that it is done.
         return Step([])
-    held = turns.take(name, "await", tuning.chain_lease, at=context.now())
+    held = turns.take(name, "await", tuning.chain_lease, at=at)
     if held is not None:
         return _advance(held, context)
     step = Step([])
-    if not cluster.is_failing and not _is_backing_off(cluster, tuning, at=context.now()):
+    is_waiting = statements.exists(Question, cluster=cluster.pk, token="")
+    if is_waiting and not cluster.is_failing and not _is_backing_off(cluster, tuning, at=at):
         try:
             _submit(cluster, context.connect(cluster), context, step)
         except BackendError:
@@ -72,24 +74,20 @@ def step(name: str, token: str, context: Context) -> Step:
     return _advance(held, context)
 
 
-def forgotten(*, at: datetime) -> list[str]:
+def due(tuning: Tuning, *, at: datetime) -> list[str]:
     """Return the clusters where something may be due to be asked, and no chain is alive."""
-    free = Q(await_until=None) | Q(await_until__lt=at) | Q(await_until__gt=at + FAR)
-    due = Q(next_ask_at=None) | Q(next_ask_at__lte=at) | Q(next_ask_at__gt=at + FAR)
-    return list(Cluster.objects.filter(free & due, paused=False).values_list("name", flat=True))
+    longest = at + timedelta(seconds=tuning.chain_lease)
+    free = Q(await_until=None) | Q(await_until__lt=at) | Q(await_until__gt=longest)
+    mine = Cluster.objects.filter(free, turns.due("ask", tuning, at=at))
+    return list(mine.values_list("name", flat=True))
 
-
-FAR = timedelta(hours=1)
-"""A lease or a turn that ends later was set by a clock that was ahead."""
 
 BLOCKED = timedelta(seconds=5)
 """When to try again what may not go yet: a job works on it, or all seats are taken."""
 
 
 def _is_backing_off(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
-    due = cluster.next_ask_at
-    longest = timedelta(seconds=2 * tuning.retry_cap)
-    return cluster.ask_failures > 0 and due is not None and at < due <= at + longest
+    return cluster.ask_failures > 0 and not turns.is_due(cluster.next_ask_at, tuning, at=at)
 
 
 def _advance(held: Turn, context: Context) -> Step:

@@ -16,7 +16,7 @@ from django.db.models import Q
 from proj.backend import BackendError, Busy, JobState, Misconfigured, QueuedJob, Reading
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Interval, Observation, Status
-from proj.reconcile import harvest, questions, requests, rows
+from proj.reconcile import harvest, questions, requests, rows, turns
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Listed, Policy, QueueRead
 from proj.reconcile.questions import Wanted
@@ -27,9 +27,6 @@ from proj.reconcile.turns import Turn, turn
 
 SOURCE = "queue"
 LISTS = "lists"
-
-FAR = timedelta(hours=1)
-"""A turn set further ahead was set by a clock that was ahead."""
 
 KNOWN_AT_ONCE = 200
 """Mirrored jobs that one reading asks for by their ids; further ones wait for the next."""
@@ -49,8 +46,7 @@ def follow(name: str, context: Context) -> bool:
     with turn(name, "follow", tuning.follow_lease, at=context.now()) as held:
         if held is None or held.cluster.paused:
             return False
-        due = held.cluster.next_follow_at
-        if due is not None and held.at < due <= held.at + FAR:
+        if not turns.is_due(held.cluster.next_follow_at, tuning, at=held.at):
             return False
         try:
             # Before the first reading of an epoch nothing is issued.
@@ -61,6 +57,12 @@ def follow(name: str, context: Context) -> bool:
             return False
     policy = context.policy_of(held.cluster)
     return harvest.harvest(held.cluster, context, policy) or is_asked
+
+
+def due(tuning: Tuning, *, at: datetime) -> list[str]:
+    """Return the clusters whose queue is to be read."""
+    mine = Cluster.objects.filter(turns.due("follow", tuning, at=at))
+    return list(mine.values_list("name", flat=True))
 
 
 def _follow(held: Turn, context: Context) -> bool:

@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Q
 
 from proj.backend import BackendError, Busy, Look, Misconfigured
 from proj.inventory.models import Cluster, Instance, Priority, Question, Request
 from proj.observation import Interval, Observation, Status
-from proj.reconcile import holds, questions, requests
+from proj.reconcile import holds, questions, requests, turns
 from proj.reconcile.compare import Comparison, Sight, compare
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Action, Listed, Policy, Unlisted
@@ -53,8 +52,7 @@ def look(name: str, context: Context) -> After:
         if held is None or held.cluster.paused:
             return After()
         revisions, is_requested = _level(held.cluster)
-        due = held.cluster.next_look_at
-        if due is not None and held.at < due <= held.at + _far(tuning):
+        if not turns.is_due(held.cluster.next_look_at, tuning, at=held.at):
             return After()
         try:
             return _look(held, context, revisions, is_requested=is_requested)
@@ -65,16 +63,9 @@ def look(name: str, context: Context) -> After:
     return After()
 
 
-def _far(tuning: Tuning) -> timedelta:
-    """Return how far ahead no turn can be that was not set by a clock that was ahead."""
-    return 2 * timedelta(seconds=max(tuning.look_period, tuning.retry_cap))
-
-
 def due(tuning: Tuning, *, at: datetime) -> list[str]:
     """Return the clusters whose turn it is."""
-    ahead = Q(next_look_at__gt=at + _far(tuning))
-    turn_is_due = Q(next_look_at=None) | Q(next_look_at__lte=at) | ahead
-    mine = Cluster.objects.filter(turn_is_due, paused=False)
+    mine = Cluster.objects.filter(turns.due("look", tuning, at=at))
     return list(mine.values_list("name", flat=True))
 
 
@@ -134,7 +125,10 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
             # What was not kept is in nobody's scope.
             if held.lock():
                 requests.scope(cluster, seen, suspects=len(found.news))
-    return After(ask=is_asked, follow=is_requested)
+    if is_requested and not cluster.ask_failures:
+        # Of --all nothing differs, and everything is asked about.
+        held.values["next_ask_at"] = seen.interval.not_after
+    return After(ask=is_asked or is_requested, follow=is_requested)
 
 
 def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Context) -> bool:

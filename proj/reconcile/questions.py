@@ -6,7 +6,7 @@ began after ``newer_than``, and by nothing else.
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -110,19 +110,23 @@ def claim(
         # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
         return []
     open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
-    held = Question.objects.filter(cluster=cluster).exclude(token="")
-    claimed = list(held.filter(job_id=None, answer__isnull=True))
-    seats = cluster.max_in_flight - sum(job.is_ours for job in open_jobs) - len(claimed)
+    ours = {job.job_id for job in open_jobs if job.is_ours}
+    held = list(Question.objects.filter(cluster=cluster).exclude(token=""))
+    claimed = [it for it in held if it.job_id is None and it.answer is None]
+    seats = cluster.max_in_flight - len(ours) - len(claimed)
     if seats <= 0:
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
-    choice = _Choice(cluster, open_jobs, claimed, policy, tuning, tokens=tokens, at=at)
+    asking = [*claimed, *(it for it in held if it.job_id in ours)]
+    choice = _Choice(cluster, open_jobs, asking, policy, tuning, tokens=tokens, at=at)
     taken: list[tuple[Question, Instance | None]] = []
     while len(taken) < seats:
         found = choice.next(cluster.asked + len(taken))
         if found is None:
             break
         taken.append(found)
+    if not taken and cluster.audit_at is not None:
+        return []
     _take([question for question, _ in taken], at=at)
     Cluster.objects.filter(pk=cluster.pk).update(
         asked=F("asked") + len(taken), audit_tokens=tokens - choice.spent, audit_at=at
@@ -158,7 +162,7 @@ class _Choice:
         self,
         cluster: Cluster,
         open_jobs: Sequence[Job],
-        claimed: Sequence[Question],
+        asking: Sequence[Question],
         policy: Policy,
         tuning: Tuning,
         *,
@@ -172,26 +176,24 @@ class _Choice:
         self._nodes: Counter[str] = Counter()
         self.spent = 0
         """Jobs of the audit's budget among those that were chosen."""
-        waiting = ready(cluster, tuning, at=at)
-        by_priority = {
-            priority: list(
-                waiting.filter(priority=priority).order_by("attempts", "wanted_since", "pk")[:MOST]
-            )
-            for priority in Priority
-        }
-        in_flight = [job.job_id for job in open_jobs if job.is_ours]
-        asking = [*claimed, *Question.objects.filter(cluster=cluster, job_id__in=in_flight)]
+        by_priority = _by_priority(ready(cluster, tuning, at=at))
         self._rows = _rows_of(cluster, [*asking, *chain.from_iterable(by_priority.values())])
         for question in asking:
             self._count(question, self._row(question))
-        drawn, is_of_all = _drawn(cluster, policy, tuning, budget=int(tokens), at=at)
-        self._budgeted = set() if is_of_all else {row.pk for row in drawn}
-        of_audit = [*by_priority[Priority.AUDIT], *(self._about(row, at) for row in drawn)]
+        self._budgeted: set[int] = set()
+        drawn = self._drawn(tuning, budget=int(tokens), at=at)
         self._next = {
             Priority.ON_DEMAND: iter(by_priority[Priority.ON_DEMAND]),
             Priority.SUSPECT: iter(by_priority[Priority.SUSPECT]),
-            Priority.AUDIT: iter(of_audit),
+            Priority.AUDIT: chain(by_priority[Priority.AUDIT], drawn),
         }
+
+    def _drawn(self, tuning: Tuning, *, budget: int, at: datetime) -> Iterator[Question]:
+        """Draw for the audit, only as the first of them is wanted: it reads every instance."""
+        drawn, is_of_all = _drawn(self._cluster, self._policy, tuning, budget=budget, at=at)
+        self._budgeted = set() if is_of_all else {row.pk for row in drawn}
+        for row in drawn:
+            yield self._about(row, at)
 
     def next(self, turn: int) -> tuple[Question, Instance | None] | None:
         """Return the next question; of each eight turns one is a suspect's, one the audit's."""
@@ -234,6 +236,15 @@ class _Choice:
             cluster=self._cluster, uuid=row.uuid, name=row.name, priority=Priority.AUDIT,
             epoch=self._cluster.epoch, wanted_since=at, newer_than=at,
         )  # fmt: skip
+
+
+def _by_priority(waiting: "QuerySet[Question]") -> dict[Priority, list[Question]]:
+    """Return the first of each priority, by one statement where there are few."""
+    found = list(waiting.order_by("priority", "attempts", "wanted_since", "pk")[:MOST])
+    if len(found) < MOST:
+        return {it: [question for question in found if question.priority == it] for it in Priority}
+    of_each = waiting.order_by("attempts", "wanted_since", "pk")
+    return {it: list(of_each.filter(priority=it)[:MOST]) for it in Priority}
 
 
 def _is_of_lists(listed: Any, policy: Policy) -> bool:

@@ -287,7 +287,8 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
         return
     if not (is_recorded or decision.memory is not None or decision.confirms):
         if row is not None and isinstance(seen, Answer | Absent):
-            known.draft(row).set(_epoch(row, cluster) | {"audited_at": at})
+            turn = {"audited_at": seen.interval.not_before}
+            known.draft(row).set(_epoch(row, cluster) | turn)
         return
     if row is None:
         assert isinstance(seen, Answer | Listed)
@@ -310,7 +311,8 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
             seen.interval.not_before, values.get("confirmed_at", row.confirmed_at) or OLDEST
         )
     if isinstance(seen, Answer | Absent) or decision.rule is Rule.TWO_LISTS_AGREE:
-        values["audited_at"] = at
+        # Its turn is when the evidence began: what is wanted since has yet to have one.
+        values["audited_at"] = seen.interval.not_before
     if not draft.is_new:
         values |= _counted(row, decision, tuning, at)
     if decision.changes or decision.memory is not None:

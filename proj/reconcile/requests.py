@@ -295,7 +295,11 @@ class _View:
         if request.kind != Request.Kind.INSTANCE and request.scoped_at is not None:
             # A row that was made since, of evidence from before, is of one that was there.
             scoped = request.scoped_at
-            mine = mine.filter(Q(created_at__lte=scoped) | Q(observed_not_before__lte=scoped))
+            is_in = Q(created_at__lte=scoped) | Q(observed_not_before__lte=scoped)
+            if request.kind == Request.Kind.ALL:
+                # What was made known since may have been there: by lists, or by a job from before.
+                is_in |= ~Q(backend_status="")
+            mine = mine.filter(is_in)
         since = request.requested_at
         asked = Q(confirmed_at__gte=since, confirmed_at__lte=self.at, epoch=self.cluster.epoch)
         left = mine.exclude(asked)
@@ -315,14 +319,14 @@ class _View:
             return self._left_of_instance(request)
         if request.scoped_at is None:
             return [self._no_list()]
-        left = [self._why(row) for row in self.unconfirmed(request).order_by("pk")[:NAMED]]
+        # Strangers before rows: one that becomes known in between is found as both, not as neither.
         strangers = Question.objects.filter(
             cluster=self.cluster, listed__isnull=False, wanted_since__lte=request.scoped_at
         )
-        unknown = Instance.objects.filter(cluster=self.cluster).values("uuid")
-        for question in strangers.exclude(uuid__in=unknown.exclude(uuid=None))[:NAMED]:
-            left.append(self._why_question(question.name, question, None))
-        return left
+        known = Instance.objects.filter(cluster=self.cluster).exclude(uuid=None).values("uuid")
+        unknown = list(strangers.exclude(uuid__in=known)[:NAMED])
+        left = [self._why(row) for row in self.unconfirmed(request).order_by("pk")[:NAMED]]
+        return [*left, *(self._why_question(it.name, it, None) for it in unknown)]
 
     def _left_of_instance(self, request: Request) -> list[Unconfirmed]:
         is_it = Q(name=request.name)

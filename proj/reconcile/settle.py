@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Case, F, QuerySet, When
 
 from proj.inventory import statements
@@ -58,37 +58,47 @@ def settle(name: str, key: int, context: Context) -> Done:
     if question is None or question.answer is None or question.cluster.name != name:
         return Done()
     cluster = question.cluster
-    waiting = _waiting(cluster, key)
-    if not waiting:
-        return Done()
+    waiting: list[int] = []
     done: list[_Batch] = []
 
     def work(batch: Sequence[int]) -> None:
         with transaction.atomic():
-            done.append(_settle(cluster, batch, context))
+            mine = Question.objects.filter(pk__in=batch, answer__isnull=False).order_by("pk")
+            done.append(_settle(cluster, list(_unlocked(mine)), context))
 
     def spoil(it: int, error: Exception) -> None:
         _set_aside(cluster, it, error, context)
 
-    in_batches(waiting, work, spoil)
+    try:
+        with transaction.atomic():
+            answered = _waiting(cluster, key)
+            waiting += [it.pk for it in answered]
+            if not waiting:
+                return Done()
+            done.append(_settle(cluster, answered, context))
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:
+        in_batches(waiting, work, spoil)
     at = context.now()
     # After the rows of instances, whose locks are taken in another order than the cluster's.
     values: dict[str, Any] = {"settled_at": at}
     if any(it.is_held for it in done):
         # The evidence is dropped; the look that finds it again shows the operator all of it.
         values["next_look_at"] = at
+    asks = any(it.asks for it in done)
+    if asks and not cluster.ask_failures:
+        values["next_ask_at"] = at
     statements.update(Cluster, values, pk=cluster.pk)
     requests.settle_instances(cluster, context.policy_of(cluster), context.tuning, at=at)
-    return Done(len(waiting), any(it.asks for it in done))
+    return Done(len(waiting), asks)
 
 
-def _waiting(cluster: Cluster, key: int) -> list[int]:
-    """Return what waits with this answer; nothing where another task is settling it just now."""
+def _waiting(cluster: Cluster, key: int) -> list[Question]:
+    """Lock this answer, unless another task is settling it just now, and others that wait."""
     mine = Question.objects.filter(cluster=cluster, answer__isnull=False)
     first = mine.order_by(Case(When(pk=key, then=0), default=1), "claimed_at")
-    with transaction.atomic():
-        keys = list(_unlocked(first).values_list("pk", flat=True)[:AT_ONCE])
-    return sorted(keys) if key in keys else []
+    return sorted(_unlocked(first)[:AT_ONCE], key=lambda it: it.pk)
 
 
 def _unlocked(them: "QuerySet[Question]") -> "QuerySet[Question]":
@@ -97,10 +107,8 @@ def _unlocked(them: "QuerySet[Question]") -> "QuerySet[Question]":
     return them.select_for_update(skip_locked=skips)
 
 
-def _settle(cluster: Cluster, keys: Sequence[int], context: Context) -> _Batch:
+def _settle(cluster: Cluster, answered: Sequence[Question], context: Context) -> _Batch:
     policy, tuning = context.policy_of(cluster), context.tuning
-    held = Question.objects.filter(pk__in=keys, answer__isnull=False).order_by("pk")
-    answered = list(_unlocked(held))
     evidence = [(question, _item(question)) for question in answered]
     items = [item for _, item in evidence]
     settled = record(cluster, items, policy, tuning, now=context.now)
@@ -108,9 +116,9 @@ def _settle(cluster: Cluster, keys: Sequence[int], context: Context) -> _Batch:
     first: dict[int, Settled] = {}
     for it in settled:
         first.setdefault(by_item[id(it.item)].pk, it)
-    _end(evidence, first, tuning, context)
+    is_asked_again = _end(evidence, first, tuning, context)
     return _Batch(
-        asks=any(it.decision.action is Action.ASK for it in settled),
+        asks=is_asked_again or any(it.decision.action is Action.ASK for it in settled),
         is_held=any(it.is_held for it in settled),
     )
 
@@ -134,8 +142,8 @@ def _end(
     first: dict[int, Settled],
     tuning: Tuning,
     context: Context,
-) -> None:
-    """End what was answered; what wants newer evidence is asked again."""
+) -> bool:
+    """End what was answered; returns whether anything wants newer evidence at once."""
     over, again = [], []
     for question, item in evidence:
         it = first.get(question.pk)
@@ -155,6 +163,7 @@ def _end(
         Question.objects.filter(pk__in=over).delete()
     for question in again:
         questions.release(question)
+    return bool(again)
 
 
 def _set_aside(cluster: Cluster, key: int, error: Exception, context: Context) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from proj.inventory import schema, statements
 from proj.inventory.models import (
@@ -26,6 +26,7 @@ from proj.inventory.models import (
     new_generation,
 )
 from proj.reconcile import memo
+from proj.reconcile.settings import Tuning
 
 Kind = Literal["look", "follow", "await"]
 
@@ -122,6 +123,22 @@ def release(held: Turn, **values: Any) -> bool:
     }
     mine = {f"{held.kind}_token": held.token}
     return bool(statements.update(Cluster, left, pk=held.cluster.pk, **mine))
+
+
+def is_due(turn: datetime | None, tuning: Tuning, *, at: datetime) -> bool:
+    """Whether a turn's time has come; one set too far ahead was set by a clock that was ahead."""
+    return turn is None or not at < turn <= at + _furthest(tuning)
+
+
+def due(kind: Literal["look", "follow", "ask"], tuning: Tuning, *, at: datetime) -> Q:
+    """Return the condition that a cluster's turn of this kind is due."""
+    turn = f"next_{kind}_at"
+    ahead = Q(**{f"{turn}__gt": at + _furthest(tuning)})
+    return Q(paused=False) & (Q(**{turn: None}) | Q(**{f"{turn}__lte": at}) | ahead)
+
+
+def _furthest(tuning: Tuning) -> timedelta:
+    return 2 * timedelta(seconds=max(tuning.look_period, tuning.retry_cap))
 
 
 def has_jumped(last: datetime | None, at: datetime) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from proj.clock import now
-from proj.inventory.models import Cluster, Instance, Question, Transition
+from proj.inventory.models import Cluster, Instance, Job, Question, Transition
 from proj.reconcile import shown
 from tests.commands import add_cluster, command
 from tests.environment import until
@@ -42,8 +42,8 @@ def following(lab: Lab, workers: Processes) -> Lab:
     return lab
 
 
-def task_state(row: Instance) -> str:
-    return shown.task_states([row], at=now()).get(row.pk, "")
+def task_state(row: Instance) -> str | None:
+    return shown.task_states([row], at=now())[row.pk]
 
 
 def recorded(name: str) -> tuple[str, str]:
@@ -124,7 +124,9 @@ def _wake_when_seen(lab: Lab, name: str, daemon: str) -> None:
     """Let the node go on as soon as the database shows that a job works on the instance."""
     try:
         until(
-            lambda: any(task_state(row) for row in Instance.objects.filter(name=name)),
+            lambda: any(
+                name in job.names for job in Job.objects.filter(is_query=False, state="running")
+            ),
             f"the job on {name} is shown", 20,
         )  # fmt: skip
     finally:
@@ -136,7 +138,7 @@ def test_reboot_stop_and_start_show_while_they_run_and_are_right_soon_after(
     following: Lab, slow: Callable[..., set[tuple[str, str]]]
 ) -> None:
     name = following.name(6)
-    assert ("REBOOT", "REBOOT") in slow(name, "gnt-instance", "reboot", name)
+    assert ("HARD_REBOOT", "REBOOT") in slow(name, "gnt-instance", "reboot", name)
     ends_as(name, "ACTIVE", "running")
     assert ("ACTIVE", "SHUTDOWN") in slow(name, "gnt-instance", "stop", name)
     ends_as(name, "STOPPED", "ADMIN_down")

@@ -5,13 +5,14 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ganeti.rapi.client import GanetiRapiClient, GenericCurlConfig
 
-from proj.inventory.models import Cluster, Instance, Question, Request, Transition
+from proj.inventory.models import Cluster, Installation, Instance, Question, Request, Transition
 from tests.commands import add_cluster, command, manage
 from tests.environment import free_port, until
 from tests.fixtures.lab import INSTANCES, Lab
@@ -30,8 +31,10 @@ def workers_environment() -> dict[str, str]:
 
 @pytest.fixture
 def cluster(lab: Lab, transactional_db: None) -> str:
-    """The lab's cluster, added."""
+    """The lab's cluster, added; no audit asks by itself."""
+    Installation.objects.get_or_create(pk=1)
     assert add_cluster(lab.access).code == 0
+    Cluster.objects.update(jobs_per_hour=0, audit_tokens=0)
     return str(lab.access["name"])
 
 
@@ -40,7 +43,6 @@ def known(cluster: str, workers: Processes) -> str:
     """The lab's cluster, every instance of it recorded."""
     done = command("reconcile", "--all", "--json")
     assert done.code == 0, done.out + done.error
-    Cluster.objects.update(jobs_per_hour=0, audit_tokens=0)
     return cluster
 
 
@@ -89,11 +91,15 @@ class WatchedQueue:
         return max(int(row[0][1]) for row in rows)
 
 
-def test_all_twenty_instances_are_asked_by_twenty_jobs_and_never_more_than_three_at_once(
-    lab: Lab, cluster: str, workers: Processes
+def test_all_twenty_instances_are_asked_by_a_job_each_and_never_more_than_three_at_once(
+    lab: Lab, cluster: str, processes: Processes
 ) -> None:
-    with WatchedQueue(lab) as queue:
-        done = manage("reconcile", "--all", "--json")
+    # No look of beat's before the request: what it has asked about would be asked once more.
+    with WatchedQueue(lab) as queue, ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(manage, "reconcile", "--all", "--json")
+        until(Request.objects.exists, "it is requested")
+        processes.start(*ALL, **QUICK | {"PROOF_WITHIN": "60"})
+        done = whole.result()
     assert done.code == 0, done.out + done.error
     (report,) = done.json["passes"]
     assert (report["outcome"], report["queried"], report["jobs_failed"]) == (
@@ -101,7 +107,8 @@ def test_all_twenty_instances_are_asked_by_twenty_jobs_and_never_more_than_three
         INSTANCES,
         0,
     )
-    assert queue.jobs == INSTANCES
+    # Where a list came between, an answer may have to be asked for once more.
+    assert INSTANCES <= queue.jobs <= INSTANCES + 2
     assert 1 <= queue.most <= BOUND
     assert set(Instance.objects.values_list("status", flat=True)) == {"ACTIVE"}
 
@@ -223,7 +230,7 @@ def test_a_pass_whose_workers_are_killed_is_carried_on_by_the_next(
         240,
     )
     started.join()
-    assert not Question.objects.exclude(job_id=None).exists()
+    until(lambda: not Question.objects.exists(), "no question is left")
 
 
 def test_an_instance_that_does_not_exist_is_a_pass_that_says_so(lab: Lab, known: str) -> None:
@@ -246,16 +253,15 @@ def test_the_tasks_are_readable_and_findable_in_flower_and_hold_no_secret(
     processes.start(*ALL, **QUICK)
     assert command("reconcile", "--all", "--json").code == 0
 
-    def reconciled() -> dict[str, Any]:
-        found = answers(f"{flower}?taskname=tasks.reconcile.reconcile_instance&state=SUCCESS")
-        return found if found and len(found) == INSTANCES else {}
+    names = {lab.name(number) for number in range(1, INSTANCES + 1)}
 
-    tasks = until(reconciled, "Flower shows each instance's task", 30)
-    arguments = [ast.literal_eval(task["kwargs"]) for task in tasks.values()]
+    def reconciled() -> list[dict[str, Any]]:
+        found = answers(f"{flower}?taskname=tasks.reconcile.reconcile_instance&state=SUCCESS")
+        arguments = [ast.literal_eval(task["kwargs"]) for task in (found or {}).values()]
+        return arguments if {kwargs["instance"] for kwargs in arguments} == names else []
+
+    arguments = until(reconciled, "Flower shows each instance's task", 30)
     assert {tuple(kwargs) for kwargs in arguments} == {("cluster", "instance", "question")}
-    assert {kwargs["instance"] for kwargs in arguments} == {
-        lab.name(number) for number in range(1, INSTANCES + 1)
-    }
     everything = json.dumps(answers(flower))
     assert "tasks.query.query_cluster" in everything
     assert Path(lab.access["password_file"]).read_text() not in everything

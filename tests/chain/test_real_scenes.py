@@ -67,10 +67,10 @@ def recorded(name: str) -> str:
     return f"{living.status} {living.backend_status}".strip() if living else ""
 
 
-def task_state(name: str) -> str:
+def task_state(name: str) -> str | None:
     """Return the operation that is shown to be under way."""
     row = row_of(name)
-    return shown.task_states([row], at=now()).get(row.pk, "")
+    return shown.task_states([row], at=now())[row.pk]
 
 
 def becomes(name: str, state: str, within: float) -> float:
@@ -177,7 +177,7 @@ def test_a_crash_after_a_failover_and_a_reboot_that_nobody_saw_is_recorded(
         wishes = [ask(name), ask()]
         becomes(name, "STOPPED ERROR_down", TWO_LOOKS + JOB)
         crash = Transition.objects.get(instance=row_of(name), field="status", after="STOPPED")
-        until(lambda: not task_state(name), "nothing is under way")
+        until(lambda: task_state(name) == "", "nothing is under way")
         until(lambda: not Request.objects.filter(state="open"), "all requests have ended")
         for wished in Request.objects.filter(pk__gte=wishes[0].pk):
             assert wished.outcome == "reconciled", wished.error

@@ -26,6 +26,7 @@ from tasks.query import reconcile_now
 from tests.commands import ROOT, add_cluster, command, manage
 from tests.environment import HOME, end, free_port, listens, start, until
 from tests.fixtures.workers import ALL, QUICK, Processes
+from tests.recorded import record_cluster, record_instance
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -274,6 +275,42 @@ def test_a_query_that_keeps_failing_leaves_its_instance_to_be_asked_again(
     cluster.queue.fails.clear()
     assert command("reconcile", "--instance", f"sim1/{name}").code == 0
     until(lambda: not Question.objects.exists(), "no question is left")
+
+
+def test_all_of_a_cluster_that_lists_have_made_known_meanwhile_is_asked_all_the_same(
+    simulator: Simulator, workers: Processes
+) -> None:
+    cluster = simulator["sim1"]
+    cluster.queue.stuck = True
+    assert add_cluster(simulator.access("sim1")).code == 0
+    row = Row.objects.get()
+    whole = requests.request_cluster(row, kind=Request.Kind.ALL, tuning=tuning(), at=now())
+    reconcile_now(row, whole=True, plan=False)
+    until(lambda: Instance.objects.count() == 10, "two lists have made all known")
+    assert is_open(whole)
+    cluster.queue.stuck = False
+    until(lambda: not is_open(whole), "all are answered")
+    whole.refresh_from_db()
+    assert (whole.outcome, whole.queried, whole.unconfirmed) == ("reconciled", 10, [])
+
+
+def test_all_of_a_cluster_is_not_done_while_one_was_asked_about_before_it_only(
+    transactional_db: None,
+) -> None:
+    at, ours = now(), context()
+    row = record_cluster()
+    whole = requests.request_cluster(row, kind=Request.Kind.ALL, tuning=tuning(), at=at)
+    scoped = at + timedelta(seconds=1)
+    Request.objects.update(scoped_at=scoped)
+    # A job from before the request made it known, and a list has told its tags since.
+    told = scoped + timedelta(seconds=1)
+    before = at - timedelta(seconds=1)
+    record_instance(
+        row, "vm1", created_at=told, confirmed_at=before,
+        observed_not_before=told, observed_not_after=told,
+    )  # fmt: skip
+    requests.settle(row, ours.policy_of(row), tuning(), at=told + timedelta(seconds=1))
+    assert is_open(whole)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -126,7 +126,7 @@ def test_each_query_that_fails_doubles_the_wait_of_its_instance_up_to_an_hour(te
         ten.clock.wait(1)
         ten.engine.deliver()
         ten.engine.messages.clear()
-        Cluster.objects.update(await_until=None, await_token="")
+        Cluster.objects.update(await_until=None, await_token="", next_ask_at=None)
         question = Question.objects.get(name="vm3")
         assert (question.attempts, question.retry_at is not None) == (attempt, True)
         assert question.retry_at is not None

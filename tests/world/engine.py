@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from django.db.models import Q
-
 from proj.backend import Backend
 from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY
 from proj.inventory.models import Cluster, Hold, Request, UnknownPolicy
@@ -176,11 +174,11 @@ class Engine:
         """Take what beat would find due, and deliver every message once."""
         self.housekeeping()
         at = self._now()
-        if Cluster.objects.filter(self._is_to_be_followed(at), name=self.name).exists():
+        if self.name in feed.due(self.tuning, at=at):
             self.feed()
         if self.name in look.due(self.tuning, at=at):
             self.look()
-        if self.name in ask.forgotten(at=at):
+        if self.name in ask.due(self.tuning, at=at):
             self.ask()
         self.deliver()
 
@@ -211,10 +209,6 @@ class Engine:
 
     def _now(self) -> datetime:
         return self.world.clock()
-
-    def _is_to_be_followed(self, at: datetime) -> Q:
-        due = Q(next_follow_at=None) | Q(next_follow_at__lte=at)
-        return Q(paused=False) & (due | Q(next_follow_at__gt=at + feed.FAR))
 
     def _send(self, turn: str, *arguments: object) -> None:
         self.messages.append(Message(turn, arguments))
