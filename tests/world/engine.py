@@ -42,6 +42,10 @@ def ganeti_policy() -> Policy:
     return Policy(list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND)
 
 
+HOUSEKEEPING_EACH = timedelta(seconds=10)
+"""As in the beat's schedule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What a turn sent: which turn is to be taken next, and about what."""
@@ -60,6 +64,7 @@ class Engine:
     policy: Policy = field(default_factory=ganeti_policy)
     messages: list[Message] = field(default_factory=list)
     mortality: Mortality = field(init=False)
+    kept_house_at: datetime | None = None
 
     def __post_init__(self) -> None:
         self.mortality = Mortality(self.world)
@@ -172,8 +177,11 @@ class Engine:
 
     def beat(self) -> None:
         """Take what beat would find due, and deliver every message once."""
-        self.housekeeping()
         at = self._now()
+        last = self.kept_house_at
+        if last is None or not last <= at < last + HOUSEKEEPING_EACH:
+            self.kept_house_at = at
+            self.housekeeping()
         if self.name in feed.due(self.tuning, at=at):
             self.feed()
         if self.name in look.due(self.tuning, at=at):
