@@ -20,7 +20,7 @@ from proj.inventory.models import Instance
 from proj.names import INSTANCE_NAME
 from proj.observation import Status
 from proj.reconcile import shown
-from proj.reconcile.record import OLDEST
+from proj.reconcile.rows import OLDEST
 
 States = Mapping[int, str | None]
 Show = Callable[[HttpRequest, Instance, States], dict[str, Any]]

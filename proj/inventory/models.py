@@ -243,6 +243,10 @@ class Instance(models.Model):
                 condition=Q(observed_not_before__lte=models.F("observed_not_after")),
                 name="instance_observed_in_order",
             ),
+            models.CheckConstraint(
+                condition=~Q(status="DELETED") | Q(backend_status=""),
+                name="instance_gone_has_no_word",
+            ),
         )
         indexes = (
             models.Index(fields=("cluster", "name"), name="instance_by_name"),
@@ -408,6 +412,12 @@ class Request(models.Model):
         constraints = (
             models.CheckConstraint(
                 condition=Q(state="closed") ^ Q(outcome=""), name="request_closed_has_outcome"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="plan")
+                | (Q(kind="instance") & ~Q(name=""))
+                | (Q(kind__in=("sweep", "all"), name="", uuid=None)),
+                name="request_names_what_it_is_about",
             ),
         )
         indexes = (models.Index("cluster", "state", name="request_of_cluster_by_state"),)

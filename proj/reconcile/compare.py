@@ -57,6 +57,8 @@ class Comparison:
     findings: list[dict[str, Any]] = field(default_factory=list)
     is_complete: bool = True
     """The whole body came, and every record could be read, none twice."""
+    tells_who: bool = True
+    """Every record says whom it is about, if no more: who is in none of them is missing."""
     undecided: int = 0
     """Instances that this list is too old, or too early, to judge."""
     renamed: dict[str, str] = field(default_factory=dict)
@@ -96,12 +98,13 @@ def compare(
         seen = []
         for record in look.read(chunk):
             if isinstance(record, Unreadable):
-                _cannot_read(found, record.instance, record.problem)
+                who = record.uuid and record.instance
+                _cannot_read(found, record.instance, record.problem, tells_who=bool(who))
                 listed |= {record.uuid or "", record.instance or ""}
             else:
                 seen.append(record)
         _compare_listed(cluster, seen, policy, found, marks, living, listed, at=at)
-    if found.is_complete:
+    if found.tells_who:
         missing = [key for key in living if key not in listed]
         for chunk in chunks(missing, CHUNK):
             _compare_missing(cluster, chunk, look, policy, found, at=at)
@@ -141,8 +144,11 @@ def _places(look: Look, found: Comparison) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _cannot_read(found: Comparison, name: str | None, problem: str) -> None:
+def _cannot_read(
+    found: Comparison, name: str | None, problem: str, *, tells_who: bool = False
+) -> None:
     found.is_complete = False
+    found.tells_who &= tells_who
     found.findings.append({"instance": name, "problem": problem})
 
 

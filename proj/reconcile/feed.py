@@ -20,8 +20,9 @@ from proj.reconcile import harvest, questions, requests, rows, turns
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Listed, Policy, QueueRead
 from proj.reconcile.questions import Wanted
-from proj.reconcile.record import OLDEST, Item, record
+from proj.reconcile.record import Item, record
 from proj.reconcile.resolve import name_announced
+from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn, turn
 
@@ -149,6 +150,7 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     _adopt_listed(cluster, mirror, policy, context, reading.interval)
     Cluster.objects.filter(pk=cluster.pk).update(**_read(cluster, reading, tuning, at=at))
     cluster.refresh_from_db()
+    questions.end_needless(cluster, mirror.works(), tuning, at=at)
     requests.settle(cluster, policy, tuning, at=at)
     return is_asked
 

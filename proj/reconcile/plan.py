@@ -39,7 +39,7 @@ def _answer(request: Request, look: Look, found: Comparison, *, at: datetime) ->
     sights = [it for it in found.news if not request.name or _is_about(it, request)]
     changes = [change for sight in sights for change in planned(sight)]
     outcome = Request.Outcome.RECONCILED if changes else Request.Outcome.IN_SYNC
-    error = "" if found.is_complete else "the list is incomplete: who is missing cannot be told"
+    error = "" if found.tells_who else "the list is incomplete: who is missing cannot be told"
     _close(
         request, outcome, at=at, error=error,
         listed=look.size, suspects=len({change["instance"] for change in changes}), planned=changes,

@@ -18,11 +18,13 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from proj.backend import JobState
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
-from proj.observation import Status
-from proj.reconcile import holds, rows
+from proj.observation import Observation, Status
+from proj.reconcile import confirmed, holds, rows
 from proj.reconcile.context import backoff
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
+
+ENDED_AT_ONCE = 500
 
 MOST = 60
 """So many of each priority are looked at for one that may go."""
@@ -339,10 +341,56 @@ def release(question: Question) -> None:
     _mine(question).update(token="", claimed_at=None, job_id=None, answer=None)
 
 
-def end(question: Question) -> None:
-    """End a claimed question that was answered, unless something newer is wanted since."""
-    _mine(question).filter(newer_than=question.newer_than).delete()
-    release(question)
+def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: datetime) -> None:
+    """End questions that are set aside for long where a list has told what they were to tell.
+
+    Args:
+        cluster: whose; its queue has just been read.
+        jobs: the open ones that work on instances.
+        tuning: tells what is long.
+        at: now.
+    """
+    listed_at = confirmed.list_since(cluster, rows.OLDEST, at=at)
+    wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
+    if listed_at is None or wishes.filter(kind=Request.Kind.ALL).exists():
+        return
+    late = at + timedelta(seconds=tuning.proof_within)
+    vain = Question.objects.filter(
+        cluster=cluster, token="", retry_at__gt=late, newer_than__lt=listed_at
+    )
+    asked = list(vain.order_by("pk")[:ENDED_AT_ONCE])
+    if not asked:
+        return
+    living = {
+        key: row for key, row in _rows_of(cluster, asked).items() if row.status != Status.DELETED
+    }
+    agreeing = Instance.objects.filter(
+        confirmed.agrees(cluster, jobs, listed_at), pk__in=[row.pk for row in living.values()]
+    )
+    # That they agree counts as their turn in the audit, which would ask at once again.
+    turns = set(agreeing.values_list("pk", flat=True))
+    wished = {key for pair in wishes.values_list("uuid", "name") for key in pair if key}
+    over = []
+    for question in asked:
+        row = living.get(question.uuid or question.name)
+        if row is not None:
+            is_over = row.pk in turns
+        else:
+            is_wished = not wished.isdisjoint({question.uuid, question.name})
+            is_over = not (is_wished or _is_listed_since(question, listed_at))
+        if is_over:
+            over.append(question.pk)
+    vain.filter(pk__in=over).delete()
+    Instance.objects.filter(pk__in=turns).update(audited_at=listed_at)
+
+
+def _is_listed_since(question: Question, listed_at: datetime) -> bool:
+    """Whether that list, or a later one, has one who is not recorded."""
+    try:
+        told: Any = question.listed
+        return Observation.from_json(told["seen"]).interval.not_before >= listed_at
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return False
 
 
 def _mine(question: Question) -> "QuerySet[Question]":

@@ -7,7 +7,7 @@ the same transaction. A batch of one and of ten thousand take the same code.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Transition
+from proj.names import is_instance_name
 from proj.observation import Interval, Status, to_json
 from proj.reconcile import brake, holds, rows
 from proj.reconcile.brake import Entry
@@ -33,10 +34,8 @@ from proj.reconcile.decide import (
     decide,
     trail,
 )
+from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
-
-OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
-"""When an instance was observed that nobody has observed in this epoch."""
 
 BATCH = 500
 """Instances whose rows are locked at a time."""
@@ -107,7 +106,10 @@ def record(
         for row, seen in known.about(item):
             recorded = rows.recorded_of(row, cluster, jobs.on(row), at=at) if row else None
             decision = decide(recorded, seen, policy)
-            if row is not None and row.pk in changed:
+            if seen.interval.not_after > at:
+                # Dated by a clock that was ahead: it says nothing of now.
+                decision = Decision(Action.ASK, Rule.STALE)
+            elif row is not None and row.pk in changed:
                 decision = Decision(Action.ASK, Rule.OVERLAPS)
             settled.append(Settled(item, seen, decision, row))
             if row is not None and decision.action is Action.RECORD:
@@ -292,7 +294,8 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
         return
     if row is None:
         assert isinstance(seen, Answer | Listed)
-        if known.find(seen.seen.uuid, seen.seen.instance) is not None:
+        is_known = known.find(seen.seen.uuid, seen.seen.instance) is not None
+        if is_known or not is_instance_name(seen.seen.instance):
             return
         draft = known.create(seen, at)
         it.row = draft.row
@@ -329,8 +332,9 @@ def _interval_of(it: Settled, row: Instance, cluster: Cluster, at: datetime) -> 
     What lists settle was read by the last of them; an operation that began, by the reading,
     unless the instance itself was read since.
     """
-    if it.decision.rule is Rule.OPERATION_BEGAN and row.epoch == cluster.epoch:
-        return max(it.seen.interval, row.observed, key=lambda interval: interval.not_after)
+    observed = rows.observed_of(row, cluster, at=at)
+    if it.decision.rule is Rule.OPERATION_BEGAN and observed is not None:
+        return max(it.seen.interval, observed, key=lambda interval: interval.not_after)
     if it.decision.rule is Rule.TWO_LISTS_AGREE:
         kept = rows.differs_of(row.differs, at=at)
         names = {"state" if c.field in ("status", "backend_status") else c.field

@@ -26,7 +26,7 @@ from proj.inventory.models import (
 )
 from proj.names import is_instance_name
 from proj.observation import Status
-from proj.reconcile import holds, questions, rows
+from proj.reconcile import confirmed, holds, questions, rows
 from proj.reconcile.decide import Policy
 from proj.reconcile.questions import Wanted
 from proj.reconcile.resolve import resolve, resolve_to_read
@@ -142,10 +142,14 @@ def scope(cluster: Cluster, look: Look, *, suspects: int) -> None:
     ).update(scoped_at=look.interval.not_after, listed=look.size, suspects=suspects)
 
 
-def absent(cluster: Cluster, name: str, begun: datetime) -> None:
-    """Note that nobody has a name, neither with the backend nor here."""
-    mine = Request.objects.filter(cluster=cluster, state=OPEN, name=name, uuid=None)
+def absent(cluster: Cluster, uuid: str | None, name: str, begun: datetime) -> None:
+    """Note that there is nobody of this uuid, or name, neither with the backend nor here."""
+    mine = Request.objects.filter(cluster=cluster, state=OPEN, name=name, uuid=uuid)
     mine.filter(requested_at__lte=begun).update(absent_at=begun)
+
+
+def _is_absent(request: Request) -> bool:
+    return request.absent_at is not None and request.absent_at >= request.requested_at
 
 
 def refuse(cluster: Cluster, error: str, *, at: datetime) -> None:
@@ -232,7 +236,7 @@ def _settle(
 
 def _see_to(request: Request, cluster: Cluster, at: datetime) -> None:
     """Make again the question of a request that has none."""
-    if request.kind != Request.Kind.INSTANCE or request.absent_at is not None:
+    if request.kind != Request.Kind.INSTANCE or _is_absent(request):
         return
     row = _row_of(cluster, request)
     uuid, name = (row.uuid, row.name) if row else (request.uuid, request.name)
@@ -252,42 +256,20 @@ class _View:
 
     def __init__(self, cluster: Cluster, policy: Policy, tuning: Tuning, at: datetime) -> None:
         self.cluster, self.policy, self.tuning, self.at = cluster, policy, tuning, at
-        jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False))
-        self.work = rows.JobsByInstance(jobs)
-        self.running = {
-            name for job in jobs if job.state == JobState.RUNNING for name in rows.texts(job.names)
-        }
+        self.jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False))
+        self.work = rows.JobsByInstance(self.jobs)
         self.holds = {
             entry.key: hold
             for hold in Hold.objects.filter(cluster=cluster, current=True, approved_at=None)
             for entry in holds.entries_of(hold)
         }
 
-    def lists_since(self, since: datetime) -> datetime | None:
-        """Return when the complete list began that may confirm what was wanted since then.
-
-        It began after that, and the queue was read since.
-        """
-        looked, read = self.cluster.looked, self.cluster.read
-        if looked is None or read is None or looked.not_after > self.at:
-            return None
-        is_newer = looked.not_before > since and read.not_before > looked.not_after
-        return looked.not_before if is_newer else None
-
     def awaits_reading(self, since: datetime) -> bool:
         """Whether a list has come that may confirm what was wanted since then, and no reading."""
         looked = self.cluster.looked
-        return looked is not None and since < looked.not_before and self.lists_since(since) is None
-
-    def agreed(self, listed_at: datetime) -> Q:
-        """Return the condition that a row agrees with the list that began at ``listed_at``."""
-        is_old = ~Q(epoch=self.cluster.epoch)
-        nothing_kept = Q(differs_since=None, missing_first=None) | is_old
-        nothing_ended = Q(stale_before=None) | Q(stale_before__lte=listed_at) | is_old
-        is_at_rest = ~Q(name__in=self.running)
-        was_judged = Q(observed_not_after__lt=listed_at) | is_old
-        is_listed = Q(created_at__lte=listed_at)
-        return nothing_kept & nothing_ended & is_at_rest & was_judged & is_listed
+        if looked is None or looked.not_before <= since:
+            return False
+        return confirmed.list_since(self.cluster, since, at=self.at) is None
 
     def unconfirmed(self, request: Request) -> "QuerySet[Instance]":
         """Return the living rows of a cluster that no evidence has confirmed since a request."""
@@ -303,10 +285,10 @@ class _View:
         since = request.requested_at
         asked = Q(confirmed_at__gte=since, confirmed_at__lte=self.at, epoch=self.cluster.epoch)
         left = mine.exclude(asked)
-        listed_at = self.lists_since(since)
+        listed_at = confirmed.list_since(self.cluster, since, at=self.at)
         if listed_at is None:
             return left
-        agreed = self.agreed(listed_at)
+        agreed = confirmed.agrees(self.cluster, self.jobs, listed_at)
         if request.kind == Request.Kind.ALL:
             # No job can tell these words, or speak of what was never there.
             words = [*self.policy.list_only, ""]
@@ -340,9 +322,9 @@ class _View:
         if request.uuid and known.filter(uuid=request.uuid).exists():
             # Gone, by proof; and nobody lives under its name.
             return []
-        if request.absent_at is not None and request.absent_at >= request.requested_at:
+        if _is_absent(request):
             return []
-        question = _question(self.cluster, None, request.name)
+        question = _question(self.cluster, request.uuid, request.name)
         return [self._why_question(request.name, question, None)]
 
     def _no_list(self) -> Unconfirmed:
@@ -378,7 +360,9 @@ class _View:
         if question is None:
             return Unconfirmed(name, "its turn has not come yet", is_blocked=False)
         if question.token and question.job_id is not None:
-            return Unconfirmed(name, f"query job {question.job_id} is open", is_blocked=True)
+            before = f", after {question.attempts} in vain: " if question.attempts else ""
+            text = f"query job {question.job_id} is open{before}{question.error if before else ''}"
+            return Unconfirmed(name, text, is_blocked=True)
         if question.retry_at is not None and question.retry_at > self.at:
             until = f"{question.retry_at:%H:%M:%S}"
             text = f"set aside until {until}: {question.error or 'asked in vain'}"
@@ -433,7 +417,7 @@ def _close(request: Request, cluster: Cluster, left: Sequence[Unconfirmed], at: 
 def _is_unknown(request: Request, cluster: Cluster) -> bool:
     return (
         request.kind == Request.Kind.INSTANCE
-        and not request.uuid
+        and _row_of(cluster, request) is None
         and resolve_to_read(cluster, request.name) is None
     )
 

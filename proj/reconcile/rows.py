@@ -5,7 +5,7 @@ A moment of another epoch, or one that lies ahead, is no moment: whatever a row 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from proj.backend import JobState
@@ -20,6 +20,9 @@ from proj.observation import (
 )
 from proj.reconcile.decide import SETTLED, Difference, Memory, OpenJob, Recorded
 
+OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""When an instance was observed that nobody has observed in this epoch."""
+
 OPEN = (JobState.QUEUED.value, JobState.WAITING.value, JobState.RUNNING.value)
 
 
@@ -33,7 +36,7 @@ def recorded_of(
     """
     is_of_epoch = row.epoch == cluster.epoch
     memory = memory_of(row, at=at) if is_of_epoch else SETTLED
-    observed = row.observed if is_of_epoch and row.observed_not_after <= at else None
+    observed = observed_of(row, cluster, at=at)
     looked = cluster.looked
     if (
         observed is not None
@@ -53,6 +56,12 @@ def recorded_of(
         memory=memory,
         jobs=tuple(_open_job(job, row, at) for job in jobs),
     )
+
+
+def observed_of(row: Instance, cluster: Cluster, *, at: datetime) -> Interval | None:
+    """Return when the recorded state was read; None of another epoch, or where it lies ahead."""
+    is_past = row.epoch == cluster.epoch and row.observed_not_after <= at
+    return row.observed if is_past else None
 
 
 def _configuration_of(row: Instance) -> Configuration:

@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Case, F, QuerySet, When
 
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Question
+from proj.inventory.models import Cluster, Instance, Question
 from proj.observation import Interval, Observation
 from proj.reconcile import questions, requests
 from proj.reconcile.context import Context
@@ -153,10 +153,9 @@ def _end(
             questions.failed(question, tuning, f"undecided: {rule}", at=context.now())
         elif begun >= question.newer_than:
             over.append(question.pk)
-            is_another = it.row is None or it.row.name != question.name
-            if question.uuid is None and is_another:
+            if not _is_asked_for(question, it.row):
                 # Nobody, or one to whose name Ganeti completes it, is not the one asked for.
-                requests.absent(question.cluster, question.name, begun)
+                requests.absent(question.cluster, question.uuid, question.name, begun)
         else:
             again.append(question)
     if over:
@@ -164,6 +163,12 @@ def _end(
     for question in again:
         questions.release(question)
     return bool(again)
+
+
+def _is_asked_for(question: Question, row: Instance | None) -> bool:
+    if row is None:
+        return False
+    return row.uuid == question.uuid if question.uuid else row.name == question.name
 
 
 def _set_aside(cluster: Cluster, key: int, error: Exception, context: Context) -> None:

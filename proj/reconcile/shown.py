@@ -9,7 +9,7 @@ from proj.inventory.fleet import is_queue_read
 from proj.inventory.models import Instance, Job
 from proj.observation import Status
 from proj.reconcile import rows
-from proj.reconcile.record import OLDEST
+from proj.reconcile.rows import OLDEST
 
 
 def task_states(instances: Iterable[Instance], *, at: datetime) -> dict[int, str | None]:

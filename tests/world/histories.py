@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proj.inventory.models import Cluster
+from proj.inventory.models import Cluster, Question
 from tests.world import databases, invariants
 from tests.world.databases import Backup, Row
 from tests.world.engine import Engine
@@ -57,6 +57,8 @@ class Play:
     backup_: Backup | None = None
     excused: list[Job] = field(default_factory=list)
     """Jobs of ours that were open when somebody wrote in the database: we know nothing of them."""
+    asked_by_others: int = 0
+    """Questions that were there when somebody wrote in the database."""
 
     def __post_init__(self) -> None:
         self.observer = Observer(self.engine)
@@ -76,12 +78,15 @@ class Play:
     def _beyond_bounds(self) -> list[str]:
         if not self._is_there():
             return []
-        return invariants.beyond_bounds(self.engine, without=self.excused)
+        return invariants.beyond_bounds(
+            self.engine, without=self.excused, asked_by_others=self.asked_by_others
+        )
 
     def _tampered(self) -> None:
         """Take what is recorded as it is: it is not the engine that wrote it."""
         self.observer.forget()
         self.excused += self.world.our_jobs()
+        self.asked_by_others = Question.objects.filter(cluster__name=self.engine.name).count()
 
     # To instances and nodes
 

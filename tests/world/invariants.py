@@ -4,10 +4,11 @@ Each returns sentences, one for each thing that is wrong; none where all is well
 """
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from proj.ganeti.states import STATUS_OF_WORD
@@ -145,10 +146,13 @@ class Observer:
     _transition: int = 0
     _closed: set[int] = field(default_factory=set)
     _harm: int = 0
+    _forged: set[tuple[datetime, datetime]] = field(default_factory=set)
+    """When somebody else's evidence says that it was read."""
 
     def forget(self) -> None:
-        """Take what is recorded now as it is: somebody else has written it."""
+        """Take what is kept now as it is: somebody else has written it, evidence too."""
         self._rows = self._read()
+        self._forged |= set(_intervals_kept())
         self._transition = max(Transition.objects.values_list("pk", flat=True), default=0)
         self._closed = set(Request.objects.filter(state="closed").values_list("pk", flat=True))
 
@@ -176,9 +180,15 @@ class Observer:
         is_unshown = not row["backend_status"] and row["status"] != Status.DELETED
         if not told or (is_unshown and row["status"] == Status.BUILD):
             return
-        pasts = self._pasts(row, row["observed_not_before"], row["observed_not_after"])
+        begin, end = row["observed_not_before"], row["observed_not_after"]
+        if (begin, end) in self._forged:
+            return
+        pasts = self._pasts(row, begin, end)
         if pasts is None:
-            yield f"{row['name']}: it claims an interval that the clock never showed"
+            yield (
+                f"{row['name']}: it claims an interval that the clock never showed:"
+                f" {sorted(told)} of {begin} to {end}"
+            )
             return
         if changed & {"status", "backend_status"}:
             yield from self._false_state(row, changed, pasts)
@@ -270,6 +280,24 @@ class Observer:
             yield from dishonest(self.engine, request)
 
 
+def _intervals_kept() -> Iterator[tuple[datetime, datetime]]:
+    """Return every interval of evidence that the database keeps, in whatever place."""
+    for model, names in ((Question, ("answer", "listed")), (Instance, ("differs",))):
+        for values in model._default_manager.values_list(*names):
+            yield from _intervals_in(values)
+
+
+def _intervals_in(value: Any) -> Iterator[tuple[datetime, datetime]]:
+    match value:
+        case [str(begin), str(end)]:
+            with suppress(ValueError):
+                yield datetime.fromisoformat(begin), datetime.fromisoformat(end)
+        case Mapping():
+            yield from chain.from_iterable(map(_intervals_in, value.values()))
+        case list() | tuple():
+            yield from chain.from_iterable(map(_intervals_in, value))
+
+
 def dishonest(engine: Engine, request: Request) -> Problems:
     """I3: what a request that has just been closed says, and is not so."""
     title = f"request {request.pk} ({request.kind} {request.name}) ended {request.outcome}"
@@ -311,7 +339,7 @@ def _unconfirmed(engine: Engine, request: Request, row: Instance) -> Problems:
     uuid = row.uuid or ""
     pasts = [*truth.was(uuid, begin, end)] if uuid else [*truth.was_named(row.name, begin, end)]
     living = [past for past in pasts if past.exists]
-    if row.status in GONE and not row.backend_status:
+    if row.status == Status.DELETED or (row.status == Status.ERROR and not row.backend_status):
         if pasts and len(living) == len(pasts):
             yield f"{row.name} is recorded as {row.status}, and was there all the time"
         return
@@ -366,12 +394,14 @@ def recorded(engine: Engine, *, without: Iterable[str] = ()) -> dict[str, tuple[
 # I5
 
 
-def beyond_bounds(engine: Engine, *, without: Container[queue.Job] = ()) -> list[str]:
+def beyond_bounds(
+    engine: Engine, *, without: Container[queue.Job] = (), asked_by_others: int = 0
+) -> list[str]:
     """I5: what is more than may be, not counting some jobs of which we can know nothing."""
-    return [*_beyond_bounds(engine, without)]
+    return [*_beyond_bounds(engine, without, asked_by_others)]
 
 
-def _beyond_bounds(engine: Engine, without: Container[queue.Job]) -> Problems:
+def _beyond_bounds(engine: Engine, without: Container[queue.Job], asked_by_others: int) -> Problems:
     world, cluster = engine.world, engine.cluster
     ours = [
         job
@@ -385,7 +415,7 @@ def _beyond_bounds(engine: Engine, without: Container[queue.Job]) -> Problems:
     uuids = set(world.truth.history)
     rows = Instance.objects.filter(cluster=cluster).count()
     asked = Question.objects.filter(cluster=cluster).count()
-    if asked > 2 * (rows + len(uuids)):
+    if asked > 2 * (rows + len(uuids)) + asked_by_others:
         yield f"{asked} questions about {rows} instances"
     wishes = Request.objects.filter(cluster=cluster, state="open").count()
     if wishes > engine.tuning.open_requests:
