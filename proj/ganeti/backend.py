@@ -58,14 +58,14 @@ class GanetiBackend:
             lambda client: _first_of(
                 _MISSING,
                 lambda: client.Query("instance", list(replies.LIST_FIELDS)),
-                lambda: client.GetInstances(bulk=True),
+                lambda: _table(client.GetInstances(bulk=True), replies.LIST_FIELDS),
             ),
             curl_factory=lambda: WithholdingCurl(body),
         )
         interval = Interval(begun, self._clock())
         if body.is_known:
             return interval
-        rows = self._rows(answer, "instance", replies.LIST_FIELDS)
+        rows = self._rows(answer, "instance")
         return Look(
             interval=interval,
             size=len(rows),
@@ -126,10 +126,10 @@ class GanetiBackend:
             lambda client: _first_of(
                 _REFUSED,
                 lambda: client.Query("job", fields, ["|", *parts]),
-                lambda: self._whole_queue(client),
+                lambda: _table(self._whole_queue(client), fields),
             )
         )
-        return self._rows(answer, "job", fields)
+        return self._rows(answer, "job")
 
     def _whole_queue(self, client: Any) -> Any:
         records = client.GetJobs(bulk=True)
@@ -198,15 +198,12 @@ class GanetiBackend:
             lambda client: _first_of(
                 _REFUSED,
                 lambda: client.Query("job", list(fields), ["|", *_ids(job_ids)]),
-                lambda: [_job(client, job_id) for job_id in job_ids],
+                lambda: _table([_job(client, job_id) for job_id in job_ids], fields),
             )
         )
-        return self._rows(answer, "job", fields)
+        return self._rows(answer, "job")
 
-    def _rows(self, answer: Any, what: str, fields: Sequence[str]) -> list[Any]:
-        """Return the rows of a query, or of a list in bulk that took its place."""
-        if isinstance(answer, list):
-            return replies.rows_of(answer, fields)
+    def _rows(self, answer: Any, what: str) -> list[Any]:
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise SaysNothing(
@@ -233,6 +230,11 @@ def _first_of(codes: Container[int], query: Callable[[], Any], otherwise: Callab
         if error.code not in codes:
             raise
         return otherwise()
+
+
+def _table(records: Any, fields: Sequence[str]) -> Any:
+    """Return a list in bulk as the table that a query would have given."""
+    return {"data": replies.rows_of(records, fields)} if isinstance(records, list) else None
 
 
 def _job(client: Any, job_id: int) -> Any:

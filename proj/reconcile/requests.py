@@ -359,6 +359,8 @@ class _View:
             return Unconfirmed(name, self.cluster.last_error, is_blocked=True)
         if question is None:
             return Unconfirmed(name, "its turn has not come yet", is_blocked=False)
+        if question.answer is not None:
+            return Unconfirmed(name, "its answer waits to be settled", is_blocked=False)
         if question.token and question.job_id is not None:
             before = f", after {question.attempts} in vain: " if question.attempts else ""
             text = f"query job {question.job_id} is open{before}{question.error if before else ''}"

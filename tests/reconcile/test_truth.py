@@ -67,17 +67,9 @@ def test_a_node_that_does_not_answer_makes_its_instances_unknown_on_either_road(
 # A failed request
 
 
-BARE_LIST = pytest.param(
-    b"[]",
-    marks=pytest.mark.xfail(
-        strict=True, reason="taken for an old Ganeti's list of nobody, which the brake holds"
-    ),
-)
-
-
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"null", BARE_LIST, b"{}", b"<html>", b'{"data": null}', b'{"fields": [], "data": {}}'],
+    [b"", b"null", b"[]", b"{}", b"<html>", b'{"data": null}', b'{"fields": [], "data": {}}'],
     ids=repr,
 )
 def test_an_answer_that_is_no_table_says_nothing_about_any_instance(
