@@ -93,11 +93,11 @@ def _follow(held: Turn, context: Context) -> bool:
 
 
 def _is_quiet(cluster: Cluster) -> bool:
-    """Whether nothing waits for a reading: no job, no difference, no stranger, no request."""
+    """Whether nothing waits for a reading: no job, no difference, no question, no request."""
     wheres = {
         Job: "TRUE",
         Instance: "differs_since IS NOT NULL",
-        Question: "listed IS NOT NULL OR attempts > 0",
+        Question: "TRUE",
         Request: "state = 'open'",
     }
     exist = " OR ".join(

@@ -6,7 +6,6 @@ from django.db import transaction
 from django.db.models import Q
 
 from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request
-from proj.observation import Status
 from proj.reconcile import requests, rows, turns
 from proj.reconcile.context import Context
 from proj.reconcile.settings import Tuning
@@ -83,9 +82,6 @@ def _void(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
     ).update(epoch=other)  # fmt: skip
     turns.redate(cluster, at=at)
     Instance.objects.filter(**mine, created_at__gt=late).update(created_at=at)
-    # Strangers that became known, and questions about those that are gone.
     known = Instance.objects.filter(**mine).exclude(uuid=None)
     asked.filter(listed__isnull=False, uuid__in=known.values("uuid")).update(listed=None)
-    gone = known.filter(status=Status.DELETED, differs_since=None).values("uuid")
-    asked.filter(uuid__in=gone, token="").exclude(priority=0).delete()
     Job.objects.filter(**mine, job_id=None).exclude(announced=True, state__in=rows.OPEN).delete()

@@ -342,7 +342,10 @@ def release(question: Question) -> None:
 
 
 def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: datetime) -> None:
-    """End questions that are set aside for long where a list has told what they were to tell.
+    """End questions to which a list since then is the answer.
+
+    Those that are set aside for long, and about whom that list agrees; and those about nobody:
+    neither is one recorded, nor does that list have any.
 
     Args:
         cluster: whose; its queue has just been read.
@@ -354,33 +357,33 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
     wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
     if listed_at is None or wishes.filter(kind=Request.Kind.ALL).exists():
         return
-    late = at + timedelta(seconds=tuning.proof_within)
-    vain = Question.objects.filter(
-        cluster=cluster, token="", retry_at__gt=late, newer_than__lt=listed_at
-    )
-    asked = list(vain.order_by("pk")[:ENDED_AT_ONCE])
+    waiting = Question.objects.filter(cluster=cluster, token="", newer_than__lt=listed_at)
+    asked = list(waiting.order_by("-attempts", "pk")[:ENDED_AT_ONCE])
     if not asked:
         return
+    late = at + timedelta(seconds=tuning.proof_within)
     living = {
         key: row for key, row in _rows_of(cluster, asked).items() if row.status != Status.DELETED
     }
     agreeing = Instance.objects.filter(
         confirmed.agrees(cluster, jobs, listed_at), pk__in=[row.pk for row in living.values()]
     )
-    # That they agree counts as their turn in the audit, which would ask at once again.
-    turns = set(agreeing.values_list("pk", flat=True))
+    agreed = set(agreeing.values_list("pk", flat=True))
     wished = {key for pair in wishes.values_list("uuid", "name") for key in pair if key}
-    over = []
+    over, turns = [], []
     for question in asked:
         row = living.get(question.uuid or question.name)
         if row is not None:
-            is_over = row.pk in turns
-        else:
-            is_wished = not wished.isdisjoint({question.uuid, question.name})
-            is_over = not (is_wished or _is_listed_since(question, listed_at))
-        if is_over:
+            is_late = question.retry_at is not None and question.retry_at > late
+            if is_late and row.pk in agreed:
+                over.append(question.pk)
+                turns.append(row.pk)
+        elif wished.isdisjoint({question.uuid, question.name}) and not _is_listed_since(
+            question, listed_at
+        ):
             over.append(question.pk)
-    vain.filter(pk__in=over).delete()
+    waiting.filter(pk__in=over).delete()
+    # That they agree counts as their turn in the audit, which would ask at once again.
     Instance.objects.filter(pk__in=turns).update(audited_at=listed_at)
 
 

@@ -284,7 +284,9 @@ class _View:
             mine = mine.filter(is_in)
         since = request.requested_at
         asked = Q(confirmed_at__gte=since, confirmed_at__lte=self.at, epoch=self.cluster.epoch)
-        left = mine.exclude(asked)
+        # What no job can tell, and lists say is another, is not confirmed by a job.
+        of_lists = Q(differs__has_any_keys=sorted(self.policy.list_fields))
+        left = mine.exclude(asked & ~of_lists)
         listed_at = confirmed.list_since(self.cluster, since, at=self.at)
         if listed_at is None:
             return left

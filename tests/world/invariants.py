@@ -350,7 +350,11 @@ def _unconfirmed(engine: Engine, request: Request, row: Instance) -> Problems:
         return
     if not any(row.backend_status in (past.listed, past.told) for past in living):
         yield f"{row.name} is recorded as {row.backend_status}, and never was that since"
-    for name in CONFIGURATION_FIELDS:
+    told = set(CONFIGURATION_FIELDS)
+    if request.kind == Request.Kind.INSTANCE:
+        # A job confirms one instance, and what no job tells is for the next list.
+        told -= engine.policy.list_fields
+    for name in sorted(told):
         # None: nobody has told it yet, and nothing is claimed.
         value = getattr(row, name)
         if value is not None and not any(_has(past, name, value) for past in living):
