@@ -152,7 +152,7 @@ def test_an_instance_is_a_build_while_it_is_made_and_deleted_after_its_removal(
     name = "vm900.lab1.example"
     shown = slow(
         name, "gnt-instance", "add", "-t", "diskless", "-o", "noop", "-B", "memory=4,vcpus=1",
-        "--no-ip-check", "--no-name-check", "--no-install", "--no-start", "--no-nics",
+        *following.unchecked, "--no-install", "--no-start", "--no-nics",
         "-n", following.node_name(6), name,
     )  # fmt: skip
     assert ("BUILD", "CREATE") in shown

@@ -160,7 +160,6 @@ class Simulated:
 class Real:
     """The lab's cluster, left as it was found."""
 
-    UNCHECKED = ("--no-name-check", "--no-ip-check")
     COMMANDS = {"STARTUP": "start", "SHUTDOWN": "stop", "REBOOT": "reboot"}
 
     def __init__(self, lab: Lab) -> None:
@@ -184,7 +183,7 @@ class Real:
     def reserve(self, name: str) -> Iterator[None]:
         self._lab.gnt(
             "gnt-instance", "add", "--forthcoming", "--no-nics", "-t", "diskless", "-o", "noop",
-            "-B", "memory=4,vcpus=1", *self.UNCHECKED, "--no-install", "--no-start",
+            "-B", "memory=4,vcpus=1", *self._lab.unchecked, "--no-install", "--no-start",
             "-n", self._node, name,
         )  # fmt: skip
         try:
@@ -195,19 +194,18 @@ class Real:
     @contextlib.contextmanager
     def rename(self, name: str, new_name: str) -> Iterator[None]:
         self._lab.gnt("gnt-instance", "stop", name)
-        rename = ("gnt-instance", "rename", "--force", *self.UNCHECKED)
-        self._lab.gnt(*rename, name, new_name)
+        self._lab.rename(name, new_name)
         try:
             yield
         finally:
-            self._lab.gnt(*rename, new_name, name)
+            self._lab.rename(new_name, name)
             self._lab.gnt("gnt-instance", "start", name)
 
     def recreate(self, name: str) -> None:
         self._lab.gnt("gnt-instance", "remove", "--force", name)
         self._lab.gnt(
             "gnt-instance", "add", "--no-nics", "-t", "diskless", "-o", "noop",
-            "-B", "memory=4,vcpus=1", *self.UNCHECKED, "--no-install", "--no-start",
+            "-B", "memory=4,vcpus=1", *self._lab.unchecked, "--no-install", "--no-start",
             "-n", self._node, name,
         )  # fmt: skip
         self._lab.gnt("gnt-instance", "start", name)
