@@ -3,8 +3,15 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import transaction
+
 from proj.clock import now
-from proj.inventory.models import Cluster, Hold, Instance, Job, Request, Transition
+from proj.inventory.models import Cluster, Hold, Installation, Instance, Job, Request, Transition
+from proj.observation import Observation
+from proj.reconcile.decide import Listed
+from proj.reconcile.record import Item, record
+from proj.wiring import context
+from tests.commands import add_cluster
 
 
 def record_cluster(name: str = "alpha", **values: Any) -> Cluster:
@@ -26,6 +33,27 @@ def record_cluster(name: str = "alpha", **values: Any) -> Cluster:
             **values,
         }
     )
+
+
+def record_all(access: dict[str, Any]) -> Cluster:
+    """Add a cluster, every instance that it lists recorded, as if two lists had settled it.
+
+    No worker sees the one without the other. No audit asks by itself: what is counted is the
+    test's own doing.
+    """
+    how = context()
+    with transaction.atomic():
+        Installation.objects.get_or_create(pk=1)
+        added = add_cluster(access)
+        assert added.code == 0, added.error
+        Cluster.objects.update(jobs_per_hour=0, audit_tokens=0)
+        cluster = Cluster.objects.get(name=access["name"])
+        listed = how.connect(cluster).look().records
+        seen = [it for it in listed if isinstance(it, Observation)]
+        assert len(seen) == len(listed)
+        items = [Item(Listed(it, is_settled=True), it.uuid, it.instance, "lists") for it in seen]
+        record(cluster, items, how.policy_of(cluster), how.tuning, now=how.now)
+    return cluster
 
 
 def record_instance(cluster: Cluster, name: str, **values: Any) -> Instance:

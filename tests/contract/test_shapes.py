@@ -226,16 +226,11 @@ class Real:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        self._lab.gnt("gnt-debug", "delay", "--submit", "--no-master", "-n", self._node, "15")
-        (*_, job) = self._lab.gnt("gnt-job", "list", "--no-headers", "-o", "id").split()
+        job = self._lab.lock(2, 60)
         try:
-            until(lambda: self._status(job) == "running", "the lock is held", 20)
             yield
         finally:
-            until(lambda: self._status(job) == "success", "the lock is free again", 30)
-
-    def _status(self, job: str) -> str:
-        return self._lab.gnt("gnt-job", "list", "--no-headers", "-o", "status", job).strip()
+            self._lab.purge(job)
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
