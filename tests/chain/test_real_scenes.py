@@ -32,6 +32,8 @@ JOB = 4.0
 TWO_LOOKS = 2 * 1.1 * LOOK
 WORKING = ("ganeti", "on_demand", "reconcile")
 SEATS = 3
+UNENDED = ("queued", "waiting", "canceling", "running")
+"""Ganeti's words for a job that holds a seat."""
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,7 @@ def test_a_crash_after_a_failover_and_a_reboot_that_nobody_saw_is_recorded(
             until(lambda: status_of(known, failover) == "success", "the failover has ended")
             known.reboot(number)
             known.crash(number)
+            assert (recorded(name), task_state(name)) == ("ACTIVE running", "FAILOVER")
             # By message: a worker that stands still may hold a lock of the database.
             requery.delay(cluster=known.access["name"], instance=name)
         ask(name)
@@ -218,6 +221,8 @@ def test_what_waits_for_a_lock_takes_no_more_seats_than_there_are_and_delays_no_
         asked = {name for _, status, name in ours(known, after=before) if status == "success"}
         assert asked
         assert asked <= set(others)
+        left = {name for _, status, name in ours(known, after=before) if status in UNENDED}
+        assert len(left & set(behind)) == SEATS - 1, "they were stuck all the while"
         checked = command("cluster", "check", str(known.access["name"]))
         assert "`write`" in checked.out
     for wished in stuck:
@@ -228,8 +233,7 @@ def test_what_waits_for_a_lock_takes_no_more_seats_than_there_are_and_delays_no_
 
 def open_ones(lab: Lab, after: int) -> list[int]:
     """Return our jobs that have not ended, of Ganeti's own queue."""
-    ended = ("success", "error", "canceled")
-    return [number for number, status, _ in ours(lab, after=after) if status not in ended]
+    return [number for number, status, _ in ours(lab, after=after) if status in UNENDED]
 
 
 def test_an_instance_whose_name_begins_anothers_is_gone_in_the_usual_time(
