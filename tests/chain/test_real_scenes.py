@@ -133,7 +133,7 @@ def newest(lab: Lab) -> int:
 
 
 @contextmanager
-def locked(lab: Lab, node: int, seconds: float = 120) -> Iterator[int]:
+def locked(lab: Lab, node: int, seconds: int = 120) -> Iterator[int]:
     """Lock a node by a job that names no instance, for as long as the block lasts at most."""
     job = lab.lock(node, seconds)
     try:
@@ -169,7 +169,7 @@ def test_a_crash_after_a_failover_and_a_reboot_that_nobody_saw_is_recorded(
 ) -> None:
     number = 3
     name = known.name(number)
-    lock = known.lock(known.node_of(number), 60)
+    lock = known.lock(known.node_of(number), 120)
     failover = known.failover(number, wait=False)
     try:
         until(lambda: task_state(name) == "FAILOVER", "the failover is shown")
