@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import F, Q
 
 from proj.clock import now
 from proj.inventory.models import Cluster, Hold, Installation, Instance, Job, Request, Transition
@@ -54,6 +55,12 @@ def record_all(access: dict[str, Any]) -> Cluster:
         items = [Item(Listed(it, is_settled=True), it.uuid, it.instance, "lists") for it in seen]
         record(cluster, items, how.policy_of(cluster), how.tuning, now=how.now)
     return cluster
+
+
+def is_followed() -> bool:
+    """Whether the first look at each cluster is over, and the queue was read since."""
+    over = Q(look_token="", read_not_before__gt=F("looked_not_after"))
+    return not Cluster.objects.exclude(over).exists()
 
 
 def record_instance(cluster: Cluster, name: str, **values: Any) -> Instance:

@@ -21,10 +21,10 @@ from proj.clock import now, server
 from proj.inventory.models import Instance, Question, Request
 from proj.reconcile.shown import task_states
 from proj.simulator.server import Cluster, Simulator
-from tests.commands import ROOT, add_cluster, command
+from tests.commands import ROOT
 from tests.environment import HOME, end, free_port, start, until
 from tests.fixtures.workers import Processes, Shared
-from tests.recorded import record_cluster
+from tests.recorded import is_followed, record_all, record_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,8 +81,8 @@ def host(host_worker: Callable[[str], Path]) -> Path:
 def cluster(tmp_path: Path, workers: Processes) -> Iterator[Cluster]:
     """A simulated cluster of ten instances, recorded in full."""
     with Simulator(tmp_path, instances=10, job_seconds=0.02) as simulator:
-        assert add_cluster(simulator.access("sim1")).code == 0
-        assert command("reconcile", "--all").code == 0
+        record_all(simulator.access("sim1"))
+        until(is_followed, "it is looked at and followed")
         yield simulator["sim1"]
 
 

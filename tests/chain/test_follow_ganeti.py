@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.db.models import F
 
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance, Job, Question, Transition
@@ -15,7 +14,7 @@ from proj.reconcile import shown
 from tests.environment import until
 from tests.fixtures.lab import Lab
 from tests.fixtures.workers import Processes
-from tests.recorded import record_all
+from tests.recorded import is_followed, record_all
 
 pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
 
@@ -33,9 +32,7 @@ def workers_environment() -> dict[str, str]:
 def following(lab: Lab, workers: Processes) -> Lab:
     """Every instance recorded, no further look, the queue followed by worker and beat."""
     record_all(lab.access)
-    # The one look that follows is over before a test begins.
-    is_read_since = Cluster.objects.filter(look_token="", read_not_before__gt=F("looked_not_after"))
-    until(is_read_since.exists, "the queue is followed")
+    until(is_followed, "the queue is followed")
     return lab
 
 

@@ -22,7 +22,7 @@ from tests.commands import command
 from tests.environment import until
 from tests.fixtures.lab import Lab
 from tests.fixtures.workers import Processes
-from tests.recorded import record_all
+from tests.recorded import is_followed, record_all
 
 pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
 
@@ -55,11 +55,6 @@ def known(lab: Lab, workers: Processes) -> Iterator[Lab]:
     yield lab
     until(lambda: not Question.objects.exists(), "no question is left", 2 * PROOF)
     until(lambda: not Instance.objects.filter(differs_since__isnull=False), "nothing differs")
-
-
-def is_followed() -> bool:
-    """Whether a look and a reading of the queue have come."""
-    return Cluster.objects.exclude(looked_not_before=None).exclude(read_not_before=None).exists()
 
 
 def row_of(name: str) -> Instance:
