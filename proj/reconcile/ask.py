@@ -132,7 +132,7 @@ def _recover(cluster: Cluster, context: Context, done: Step) -> dict[int, Questi
         if question.answer is not None:
             if _is_late(question, tuning.answer_timeout, at):
                 lost.append(question)
-        elif question.job_id is not None:
+        elif question.job_id is not None and _is_dated(question, at):
             flying[question.job_id] = question
         elif _is_late(question, tuning.submit_timeout, at):
             questions.failed(question, tuning, "lost with its worker", at=at)
@@ -145,7 +145,13 @@ def _recover(cluster: Cluster, context: Context, done: Step) -> dict[int, Questi
 
 def _is_late(question: Question, seconds: float, at: datetime) -> bool:
     since = question.claimed_at
-    return since is None or not at - timedelta(seconds=seconds) <= since <= at
+    is_old = since is not None and since < at - timedelta(seconds=seconds)
+    return is_old or not _is_dated(question, at)
+
+
+def _is_dated(question: Question, at: datetime) -> bool:
+    """Whether it is known when it was claimed."""
+    return question.claimed_at is not None and question.claimed_at <= at
 
 
 def _poll(

@@ -109,6 +109,56 @@ HALF = {
         "Request",
         {"kind": "plan", "name": "", "state": "open", "requested_at": Moment(5)},
     ),
+    "an answer that ends in an hour": Row(
+        "Question",
+        {
+            "uuid": databases.UUIDS[7], "name": "web", "priority": 0, "epoch": 1,
+            "wanted_since": Moment(-10), "newer_than": Moment(-10), "attempts": 0,
+            "answer": {
+                "instance": "web", "status": "ACTIVE", "backend_status": "running",
+                "configuration": {}, "evidence": "job", "job_id": 1, "uuid": databases.UUIDS[7],
+                "interval": [Moment(-10), Moment(3600)],
+            },
+        },
+    ),
+    "a claim of which nobody knows when it was made": Row(
+        "Question",
+        {
+            "uuid": databases.UUIDS[2], "name": "vm11", "priority": 0, "epoch": 1,
+            "wanted_since": Moment(-10), "newer_than": Moment(-10), "attempts": 0,
+            "token": "0123456789abcdef", "job_id": 4,
+        },
+    ),
+    "a question about nobody of whom lists once told a word that no job can": Row(
+        "Question",
+        {
+            "uuid": databases.UUIDS[6], "name": "WEB", "priority": 2, "epoch": 1,
+            "wanted_since": Moment(-70), "newer_than": Moment(-70), "attempts": 1,
+            "listed": {
+                "first": Moment(-70),
+                "seen": {
+                    "instance": "WEB", "status": None, "backend_status": "ERROR_nodeoffline",
+                    "configuration": {}, "evidence": "list", "job_id": None,
+                    "uuid": databases.UUIDS[6], "interval": [Moment(-61), Moment(-60)],
+                },
+            },
+        },
+    ),
+    "a question that was asked in vain a thousand times": Row(
+        "Question",
+        {
+            "uuid": databases.UUIDS[1], "name": "vm1", "priority": 1, "epoch": 1,
+            "wanted_since": Moment(-70), "newer_than": Moment(-70), "attempts": 1000,
+            "retry_at": Moment(1800),
+        },
+    ),
+    "a request for one who has no row, and whom nobody had before": Row(
+        "Request",
+        {
+            "kind": "instance", "name": "..", "uuid": databases.UUIDS[5], "state": "open",
+            "requested_at": Moment(-301), "absent_at": Moment(-400),
+        },
+    ),
 }  # fmt: skip
 """Rows that the constraints allow and that broke an engine."""
 
