@@ -1,9 +1,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly bench check format lock up lab lab-down
 BIN := .venv/bin
-# What touches no database is tested once; processes and the world are, for now, on SQLite.
-WITHOUT_DATABASE := tests/ganeti tests/test_setup.py tests/test_environment.py tests/chain \
-  tests/world tests/simulator tests/api/test_chain.py
+# What runs in one process, and so in parallel; of it, what touches no database is run once.
+ALONE := tests/ganeti tests/simulator tests/reconcile tests/scenes tests/world tests/inventory
+WITHOUT_DATABASE := tests/ganeti tests/simulator
 EXPLORED := tests/world
 
 help: ## Show what there is
@@ -19,8 +19,10 @@ demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
 	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
 	  export TEST_LAB=var/test-lab; \
-	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" && \
-	  $(BIN)/pytest -q --database=postgres $(WITHOUT_DATABASE:%=--ignore=%)
+	  $(BIN)/pytest -q -n 2 --database=sqlite $(ALONE) && \
+	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" $(ALONE:%=--ignore=%) && \
+	  $(BIN)/pytest -q -n 2 --database=postgres $(filter-out $(WITHOUT_DATABASE),$(ALONE)) && \
+	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%)
 
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)

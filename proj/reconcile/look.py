@@ -264,15 +264,17 @@ def _first(sight: Sight) -> datetime:
 
 
 def _relook_in(found: Comparison, tuning: Tuning, interval: Interval) -> float | None:
-    """Return in how many seconds a second list is needed to prove what this one is the first of."""
+    """Return in how many seconds a further list may prove what this one and earlier ones say."""
     waits = []
     for sight in found.news:
         memory = sight.decision.memory
-        if memory is None or _first(sight) != interval.not_before:
+        if memory is None:
             continue
+        since = (interval.not_before - _first(sight)).total_seconds()
         if isinstance(sight.seen, Unlisted):
-            waits.append(tuning.gone_after)
-        elif sight.decision.action is not Action.ASK and memory.differs:
+            if since < tuning.gone_after:
+                waits.append(tuning.gone_after - since)
+        elif since == 0 and sight.decision.action is not Action.ASK and memory.differs:
             waits.append(tuning.relook_after)
     return min(waits, default=None)
 

@@ -131,7 +131,9 @@ def observations(draw: st.DrawFn) -> dict[str, Any]:
 def differences(draw: st.DrawFn) -> dict[str, Any]:
     """Return kept differences: well formed, or not."""
     kept: dict[str, Any] = {}
-    for name in draw(st.sets(st.sampled_from(("state", "name", *CONFIGURATION_FIELDS, "x")))):
+    for name in sorted(
+        draw(st.sets(st.sampled_from(("state", "name", *CONFIGURATION_FIELDS, "x"))))
+    ):
         value: Any
         if name == "state":
             value = [draw(statuses), draw(words)]
