@@ -153,6 +153,8 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
         with transaction.atomic():
             if wanted and held.lock():
                 questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
+                # Who could not be asked for other reasons may be gone, which only a 404 proves.
+                questions.override(cluster, wanted, context.tuning, at=at)
                 is_asked = True
 
     def spoil(sight: Sight, error: Exception) -> None:

@@ -325,13 +325,16 @@ def failed(question: Question, tuning: Tuning, error: str, *, at: datetime) -> N
 
 
 def override(
-    cluster: Cluster, uuid: str | None, name: str, tuning: Tuning, *, at: datetime
+    cluster: Cluster, instances: Iterable[Wanted], tuning: Tuning, *, at: datetime
 ) -> None:
-    """Have a question that backs off asked now, once in the time in which proof is promised."""
+    """Have questions that back off asked now, once in the time in which proof is promised."""
     long_ago = at - timedelta(seconds=tuning.proof_within)
-    mine = Question.objects.filter(cluster=cluster, uuid=uuid, retry_at__isnull=False)
-    if uuid is None:
-        mine = mine.filter(name=name)
+    wanted = list(instances)
+    uuids = [it.uuid for it in wanted if it.uuid]
+    names = [it.name for it in wanted if not it.uuid]
+    mine = Question.objects.filter(
+        Q(uuid__in=uuids) | Q(uuid=None, name__in=names), cluster=cluster, retry_at__isnull=False
+    )
     is_time = Q(overridden_at=None) | Q(overridden_at__lte=long_ago) | Q(overridden_at__gt=at)
     mine.filter(is_time).update(retry_at=None, overridden_at=at)
 

@@ -103,8 +103,9 @@ def request_instance(
         else:
             Request.objects.filter(pk=joined.pk).update(requested_at=at)
             joined.requested_at = at
-        questions.ask(fresh, [Wanted(uuid, known, at)], Priority.ON_DEMAND, at=at)
-        questions.override(fresh, uuid, known, tuning, at=at)
+        wanted = [Wanted(uuid, known, at)]
+        questions.ask(fresh, wanted, Priority.ON_DEMAND, at=at)
+        questions.override(fresh, wanted, tuning, at=at)
     return joined
 
 

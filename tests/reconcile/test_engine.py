@@ -391,6 +391,15 @@ def test_a_request_overrides_a_backoff_once_within_the_bound_of_proof(ten: Stage
     assert len(ten.asked()) <= asked + 2
 
 
+def test_one_that_could_not_be_asked_for_long_is_gone_in_the_usual_time(ten: Stage) -> None:
+    ten.ask("vm3")
+    soon = ten.clock() + timedelta(minutes=30)
+    Question.objects.update(attempts=11, retry_at=soon)
+    ten.world.remove("vm3")
+    ten.go_on(60 + 2 * 66)
+    assert ten.recorded()["vm3"] == "DELETED"
+
+
 def test_a_request_says_what_was_not_confirmed_and_why(ten: Stage) -> None:
     ten.world.faults.refusing.add("vm3")
     done = ten.run("all")

@@ -3,7 +3,6 @@
 import ast
 import copy
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -114,7 +113,6 @@ def all_damaged() -> Iterator[Damaged]:
                 yield Damaged(owner, damaged, f"{function.name}, line {line}: {text}")
 
 
-@pytest.mark.skipif("GUARDS" not in os.environ, reason="taken out nightly: GUARDS=1")
 @pytest.mark.parametrize("it", all_damaged(), ids=lambda it: it.title)
 def test_a_condition_that_is_taken_out_is_noticed(
     it: Damaged, monkeypatch: pytest.MonkeyPatch
