@@ -63,7 +63,7 @@ def record(cluster: Cluster) -> None:
     """Record every instance as the list shows it, as if each had been confirmed just now."""
     # Workers that run already leave it alone until it is known.
     Cluster.objects.filter(pk=cluster.pk).update(paused=True)
-    with turn(cluster.name, "look", 60, at=now()) as held:
+    with turn(cluster.name, "look", 60, now=now) as held:
         # The first turn begins the cluster's epoch, to which the rows have to belong.
         assert held is not None
         cluster.refresh_from_db()

@@ -48,7 +48,7 @@ def issue(name: str, context: Context) -> Step:
     if cluster is None or cluster.paused or not turns.is_due(cluster.next_ask_at, tuning, at=at):
         # Many messages may say that something waits: all but the first find here that it is done.
         return Step([])
-    held = turns.take(name, "await", tuning.chain_lease, at=at)
+    held = turns.take(name, "await", tuning.chain_lease, now=context.now)
     if held is not None:
         return _advance(held, context)
     step = Step([])

@@ -44,7 +44,7 @@ def follow(name: str, context: Context) -> bool:
         Whether anything is to be asked now.
     """
     tuning = context.tuning
-    with turn(name, "follow", tuning.follow_lease, at=context.now()) as held:
+    with turn(name, "follow", tuning.follow_lease, now=context.now) as held:
         if held is None or held.cluster.paused:
             return False
         if not turns.is_due(held.cluster.next_follow_at, tuning, at=held.at):
@@ -143,15 +143,16 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     for name in sorted(created):
         name_announced(cluster, name)
     created = created if policy.adopt else set()
-    is_asked = _ask_about(cluster, mirror.touched(ended), created, reading.interval, at=at)
-    mirror.forget(ended, policy, tuning, at=at)
+    touched = mirror.touched([*ended, *mirror.end_announcements(policy, at=at)])
+    is_asked = _ask_about(cluster, touched, created, reading.interval, at=at)
+    mirror.forget(tuning)
     _begin_builds(cluster, mirror.works(), policy, reading.interval, at=at)
     _settle(cluster, mirror, policy, context, reading.interval)
     _adopt_listed(cluster, mirror, policy, context, reading.interval)
     Cluster.objects.filter(pk=cluster.pk).update(**_read(cluster, reading, tuning, at=at))
     cluster.refresh_from_db()
     questions.end_needless(cluster, mirror.works(), tuning, at=at)
-    requests.settle(cluster, policy, tuning, at=at)
+    requests.settle(cluster, policy, tuning, now=context.now)
     return is_asked
 
 
@@ -277,7 +278,7 @@ class _Mirror:
         """Return the open jobs, and the announced ones, by instance."""
         return rows.JobsByInstance([*self.works(), *self._announced])
 
-    def forget(self, ended: Sequence[Job], policy: Policy, tuning: Tuning, *, at: datetime) -> None:
+    def forget(self, tuning: Tuning) -> None:
         """Forget jobs that are over, unless the feed's place has not passed them yet.
 
         The results of others' queries are kept until they were read.
@@ -292,11 +293,14 @@ class _Mirror:
             and not harvest.is_to_be_read(row)
         ]
         Job.objects.filter(pk__in=over).delete()
-        self._end_announcements(policy, at=at)
 
-    def _end_announcements(self, policy: Policy, *, at: datetime) -> None:
-        """An announcement lasts until a job on the instance shows, or none does for too long."""
-        over = []
+    def end_announcements(self, policy: Policy, *, at: datetime) -> list[Job]:
+        """An announcement lasts until a job on the instance shows, or none does for too long.
+
+        Returns:
+            Those of the second kind: like any job that the queue does not know, they are over.
+        """
+        over, unseen = [], []
         for it in self._announced:
             is_shown = any(
                 row.seen_first >= it.seen_first
@@ -306,8 +310,11 @@ class _Mirror:
             is_late = not it.seen_first <= at <= it.seen_first + policy.proof_within
             if is_shown or is_late:
                 over.append(it)
+            if is_late and not is_shown:
+                unseen.append(it)
         Job.objects.filter(pk__in=[it.pk for it in over]).delete()
         self._announced = [it for it in self._announced if it not in over]
+        return unseen
 
 
 def _save(jobs: Sequence[Job]) -> None:

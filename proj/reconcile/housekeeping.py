@@ -21,16 +21,22 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
         context: by which rules, numbers and clock.
         keep: how long closed requests, and holds that are over, are kept.
     """
-    at, tuning = context.now(), context.tuning
     for cluster in Cluster.objects.all():
-        if _is_first_of_epoch(cluster, at):
-            # A clock that may have jumped voids, ends and forgets nothing.
-            continue
         with transaction.atomic():
-            _void(cluster, tuning, at=at)
-            _end_unserved(cluster, context, at=at)
+            # Under its lock: nobody dates a row of this epoch later than now, or begins another.
+            fresh, at = _locked(cluster), context.now()
+            if fresh is None or _is_first_of_epoch(fresh, at):
+                # A clock that may have jumped voids, ends and forgets nothing.
+                continue
+            _void(fresh, context.tuning, at=at)
+            _end_unserved(fresh, context, at=at)
         requests.forget(cluster, before=at - keep)
         Hold.objects.filter(cluster=cluster, current=False, seen_at__lt=at - keep).delete()
+
+
+def _locked(cluster: Cluster) -> Cluster | None:
+    mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
+    return mine.order_by().first()
 
 
 def _is_first_of_epoch(cluster: Cluster, at: datetime) -> bool:
@@ -49,7 +55,7 @@ def _end_unserved(cluster: Cluster, context: Context, *, at: datetime) -> None:
         error="nobody has answered: is the worker `ganeti` running?",
     )
     if waiting.exclude(kind=Request.Kind.PLAN).exists():
-        requests.settle(cluster, context.policy_of(cluster), context.tuning, at=at)
+        requests.settle(cluster, context.policy_of(cluster), context.tuning, now=context.now)
 
 
 def _void(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:

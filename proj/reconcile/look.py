@@ -48,7 +48,7 @@ class After:
 def look(name: str, context: Context) -> After:
     """Take the look that is due, periodic or for a request; safe to call at any time."""
     tuning = context.tuning
-    with turn(name, "look", tuning.look_lease, at=context.now()) as held:
+    with turn(name, "look", tuning.look_lease, now=context.now) as held:
         if held is None or held.cluster.paused:
             return After()
         revisions, is_requested = _level(held.cluster)

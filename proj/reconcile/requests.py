@@ -27,6 +27,7 @@ from proj.inventory.models import (
 from proj.names import is_instance_name
 from proj.observation import Status
 from proj.reconcile import confirmed, holds, questions, rows
+from proj.reconcile.context import Clock
 from proj.reconcile.decide import Policy
 from proj.reconcile.questions import Wanted
 from proj.reconcile.resolve import resolve, resolve_to_read
@@ -64,8 +65,7 @@ def request_cluster(
         mine = Request.objects.filter(cluster=cluster, kind=kind, name="", state=OPEN)
         waiting = mine.filter(scoped_at=None, planned=[]).first()
         if waiting is not None and not fresh.look_token:
-            Request.objects.filter(pk=waiting.pk).update(requested_at=at)
-            waiting.requested_at = at
+            _join(waiting, at)
         else:
             waiting = _create(fresh, kind, "", None, tuning, at)
         if kind != Request.Kind.PLAN:
@@ -101,12 +101,17 @@ def request_instance(
         if joined is None or (begun is not None and begun >= joined.requested_at):
             joined = _create(fresh, Request.Kind.INSTANCE, known, uuid, tuning, at)
         else:
-            Request.objects.filter(pk=joined.pk).update(requested_at=at)
-            joined.requested_at = at
+            _join(joined, at)
         wanted = [Wanted(uuid, known, at)]
         questions.ask(fresh, wanted, Priority.ON_DEMAND, at=at)
         questions.override(fresh, wanted, tuning, at=at)
     return joined
+
+
+def _join(request: Request, at: datetime) -> None:
+    """Date a request at the latest wish: the clock was read before the lock was had."""
+    request.requested_at = max(request.requested_at, at)
+    request.save(update_fields=["requested_at"])
 
 
 def _locked(cluster: Cluster) -> Cluster:
@@ -180,13 +185,17 @@ class Unconfirmed:
     is_held: bool = False
 
 
-def settle(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> None:
-    """End every request of which nothing is left, or nothing that can be done; see to the rest."""
+def settle(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> None:
+    """End every request of which nothing is left, or nothing that can be done; see to the rest.
+
+    The caller has locked the cluster's row. The clock is read under that lock, as whoever makes a
+    request does, so that none seems to be of the future.
+    """
     mine = Request.objects.filter(cluster=cluster, state=OPEN).exclude(kind=Request.Kind.PLAN)
-    _settle(cluster, _next(mine), policy, tuning, at)
+    _settle(cluster, _next(mine), policy, tuning, now())
 
 
-def settle_instances(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> None:
+def settle_instances(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> None:
     """End those of single instances that an answer has just confirmed."""
     kind = Request.Kind.INSTANCE
     if not statements.exists(Request, cluster=cluster.pk, state=OPEN, kind=kind):
@@ -194,7 +203,7 @@ def settle_instances(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: da
     with transaction.atomic():
         fresh = _locked(cluster)
         mine = Request.objects.filter(cluster=cluster, state=OPEN, kind=kind)
-        _settle(fresh, _next(mine), policy, tuning, at)
+        _settle(fresh, _next(mine), policy, tuning, now())
 
 
 def _next(waiting: "QuerySet[Request]") -> list[Request]:

@@ -90,7 +90,7 @@ def settle(name: str, key: int, context: Context) -> Done:
     if asks and not cluster.ask_failures:
         values["next_ask_at"] = at
     statements.update(Cluster, values, pk=cluster.pk)
-    requests.settle_instances(cluster, context.policy_of(cluster), context.tuning, at=at)
+    requests.settle_instances(cluster, context.policy_of(cluster), context.tuning, now=context.now)
     return Done(len(waiting), asks)
 
 
@@ -175,7 +175,7 @@ def _set_aside(cluster: Cluster, key: int, error: Exception, context: Context) -
     """Count an answer that cannot be settled, and have its instance asked again, rarer."""
     question = statements.find(Question, pk=key)
     with transaction.atomic():
+        Cluster.objects.filter(pk=cluster.pk).update(set_aside=F("set_aside") + 1)
         if question is not None:
             text = f"its answer cannot be settled: {type(error).__name__}"
             questions.failed(question, context.tuning, text, at=context.now())
-        Cluster.objects.filter(pk=cluster.pk).update(set_aside=F("set_aside") + 1)

@@ -26,6 +26,7 @@ from proj.inventory.models import (
     new_generation,
 )
 from proj.reconcile import memo
+from proj.reconcile.context import Clock
 from proj.reconcile.settings import Tuning
 
 Kind = Literal["look", "follow", "await"]
@@ -61,12 +62,12 @@ class Turn:
 
 
 @contextmanager
-def turn(name: str, kind: Kind, seconds: float, *, at: datetime) -> Iterator[Turn | None]:
+def turn(name: str, kind: Kind, seconds: float, *, now: Clock) -> Iterator[Turn | None]:
     """Hold the cluster for one kind of turn; None while somebody else does, or it is not there.
 
     ``Turn.values`` are written as the turn ends, unless it is another's by then.
     """
-    taken = take(name, kind, seconds, at=at)
+    taken = take(name, kind, seconds, now=now)
     if taken is None:
         yield None
         return
@@ -76,9 +77,9 @@ def turn(name: str, kind: Kind, seconds: float, *, at: datetime) -> Iterator[Tur
         release(taken)
 
 
-def take(name: str, kind: Kind, seconds: float, *, at: datetime) -> Turn | None:
+def take(name: str, kind: Kind, seconds: float, *, now: Clock) -> Turn | None:
     """Begin a turn that ends after ``seconds`` by itself; None while it is another's."""
-    token = secrets.token_hex(8)
+    token, at = secrets.token_hex(8), now()
     # A lease that ends later than any that begins now was dated by another clock.
     until = at + timedelta(seconds=seconds)
     moment, end = (connection.ops.adapt_datetimefield_value(it) for it in (at, until))
@@ -93,6 +94,8 @@ def take(name: str, kind: Kind, seconds: float, *, at: datetime) -> Turn | None:
     cluster = next(iter(rows), None)
     if cluster is None:
         return None
+    # Read anew: whoever stood still since, while others went on, is not a clock that went back.
+    at = now()
     if not schema.is_same_at(getattr(cluster, "newest_migration", 0)):
         release(Turn(cluster, token, at, kind, {"moment": cluster.moment}))
         return None

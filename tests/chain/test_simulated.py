@@ -309,7 +309,7 @@ def test_all_of_a_cluster_is_not_done_while_one_was_asked_about_before_it_only(
         row, "vm1", created_at=told, confirmed_at=before,
         observed_not_before=told, observed_not_after=told,
     )  # fmt: skip
-    requests.settle(row, ours.policy_of(row), tuning(), at=told + timedelta(seconds=1))
+    requests.settle(row, ours.policy_of(row), tuning(), now=lambda: told + timedelta(seconds=1))
     assert is_open(whole)
 
 

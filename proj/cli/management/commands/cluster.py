@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 
 from proj.backend import BackendError
 from proj.cli.base import PlainCommand
@@ -77,7 +77,7 @@ class Command(PlainCommand):
                 )  # fmt: skip
                 self.stdout.write(f"{options['name']} goes on")
             case "remove":
-                _named(options["name"]).delete()
+                _remove(options["name"])
                 self.stdout.write(f"{options['name']} is forgotten; Ganeti was not touched")
 
 
@@ -86,6 +86,14 @@ def _named(name: str) -> Any:
     if not found.exists():
         refuse(f"no cluster {name}: see manage.py cluster list")
     return found
+
+
+def _remove(name: str) -> None:
+    with transaction.atomic():
+        # First, as every turn locks it: none waits for what this holds, and the other way round.
+        found = _named(name)
+        list(found.select_for_update())
+        found.delete()
 
 
 def _add(options: dict[str, Any]) -> str:
