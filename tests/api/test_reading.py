@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from proj.clock import now
 from proj.inventory.models import Instance, Job
-from proj.reconcile.record import OLDEST
+from proj.reconcile.rows import OLDEST
 from tests.recorded import (
     record_change,
     record_cluster,

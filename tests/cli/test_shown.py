@@ -8,7 +8,7 @@ import pytest
 
 from proj.clock import now, server
 from proj.inventory.models import Cluster, Question, Request
-from proj.reconcile.record import OLDEST
+from proj.reconcile.rows import OLDEST
 from tests.commands import Result, command, is_one_clear_line
 from tests.recorded import (
     record_change,

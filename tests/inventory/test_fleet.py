@@ -7,7 +7,7 @@ import pytest
 from proj.clock import now
 from proj.inventory.fleet import held, standings
 from proj.inventory.models import Cluster, Job, Question
-from proj.reconcile.record import OLDEST
+from proj.reconcile.rows import OLDEST
 from tests.recorded import record_cluster, record_hold, record_instance, record_job, record_request
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -24,6 +24,7 @@ from proj.inventory.models import (
 )
 from proj.names import is_instance_name
 from proj.observation import CONFIGURATION_FIELDS, Configuration, Status, to_json
+from proj.reconcile.rows import OLDEST
 from tests.world import queue
 from tests.world.clock import BEGIN
 from tests.world.engine import Engine
@@ -145,6 +146,8 @@ class Observer:
     _rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     _transition: int = 0
     _closed: set[int] = field(default_factory=set)
+    _wishes: dict[int, tuple[int, datetime]] = field(default_factory=dict)
+    """Of open requests: the epoch and the moment of the wish, where that did not lie ahead."""
     _harm: int = 0
     _forged: set[tuple[datetime, datetime]] = field(default_factory=set)
     """When somebody else's evidence says that it was read."""
@@ -155,6 +158,7 @@ class Observer:
         self._forged |= set(_intervals_kept())
         self._transition = max(Transition.objects.values_list("pk", flat=True), default=0)
         self._closed = set(Request.objects.filter(state="closed").values_list("pk", flat=True))
+        self._wishes = {}
 
     def check(self) -> list[str]:
         """I2 and I3: what was written since the last check, and is false."""
@@ -167,6 +171,7 @@ class Observer:
         self._rows = now
         problems += self._false_transitions()
         problems += self._dishonest()
+        problems += self._dated_back()
         problems += self.engine.world.harm[self._harm :]
         self._harm = len(self.engine.world.harm)
         return problems
@@ -181,7 +186,8 @@ class Observer:
         if not told or (is_unshown and row["status"] == Status.BUILD):
             return
         begin, end = row["observed_not_before"], row["observed_not_after"]
-        if (begin, end) in self._forged:
+        if (begin, end) in self._forged or end == OLDEST:
+            # It rests on what somebody else has written, or what it claimed was voided since.
             return
         pasts = self._pasts(row, begin, end)
         if pasts is None:
@@ -272,6 +278,19 @@ class Observer:
                 pasts = self.engine.world.truth.history.get(it.instance.uuid or "", [])
                 if it.instance.uuid and not any(it.after in (p.listed, p.told) for p in pasts):
                     yield f"{it}: it never was"
+
+    def _dated_back(self) -> Problems:
+        """No request may seem to be older than its wish: older evidence would confirm it."""
+        now = self.engine.world.clock.peek()
+        wishes = {}
+        mine = Request.objects.filter(cluster__name=self.engine.name)
+        for pk, epoch, moment in mine.values_list("pk", "epoch", "requested_at"):
+            before = self._wishes.get(pk)
+            if before is not None and before[0] == epoch and moment < before[1]:
+                yield f"request {pk} is dated back from {before[1]} to {moment}"
+            if moment <= now:
+                wishes[pk] = (epoch, moment)
+        self._wishes = wishes
 
     def _dishonest(self) -> Problems:
         mine = Request.objects.filter(cluster__name=self.engine.name, state="closed")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from proj.backend import Verdict
 from proj.observation import Configuration
@@ -40,16 +41,15 @@ class Queries:
     def _issue(self, names: tuple[str, ...], job: Job, *, static: bool = False) -> int:
         if job.seconds is None:
             job.seconds = self.seconds + self._delay(names)
-        job.locks = lambda: Locks() if static else self._locks(names)
-
-        def read() -> bool:
-            job.result = self._read(names, static=static)
-            return True
-
-        job.begin = read
+        job.locks = Locks if static else partial(self._locks, names)
+        job.begin = partial(self._begin, job, names, static=static)
         number = self.queue.add(job)
         self.names[number] = names
         return number
+
+    def _begin(self, job: Job, names: tuple[str, ...], *, static: bool) -> bool:
+        job.result = self._read(names, static=static)
+        return True
 
     def _asked(self, names: Sequence[str]) -> list[Machine | None]:
         return [*map(self.truth.expand, names)] if names else [*self.truth.machines.values()]

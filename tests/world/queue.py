@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from proj.backend import JobState, Verdict, Work
 from proj.observation import Configuration
@@ -170,7 +171,7 @@ class Queue:
         """Let a job be ``canceling`` for a while, and run all the same."""
         if job.word in ("queued", "waiting"):
             job.word = "canceling"
-            self.clock.after(seconds, lambda: self._repent(job))
+            self.clock.after(seconds, partial(self._repent, job))
 
     def renumber(self) -> None:
         """Begin to count anew, with an empty queue; what runs goes on unseen."""
@@ -210,7 +211,7 @@ class Queue:
         elif job.seconds == 0:
             self.finish(job)
         elif job.seconds is not None:
-            self.clock.after(job.seconds, lambda: self.finish(job))
+            self.clock.after(job.seconds, partial(self.finish, job))
 
     def _begin(self, job: Job) -> bool:
         job.word = "running"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from proj.backend import Work
@@ -44,10 +45,11 @@ class Worker:
         """Put a job into the queue; where it is ``unnamed`` it tells no instance."""
         job.changes = True
         job.work = () if unnamed else _works(steps)
-        job.locks = lambda: self._locks(steps)
-        job.begin = lambda: self._begin(steps, job)
-        job.end = lambda: self._end(steps)
-        job.undo = lambda: self._undo(steps)
+        # Not closures: a copy of the world has copies of these.
+        job.locks = partial(self._locks, steps)
+        job.begin = partial(self._begin, steps, job)
+        job.end = partial(self._end, steps)
+        job.undo = partial(self._undo, steps)
         return self.queue.add(job)
 
     def _locks(self, steps: list[Step]) -> Locks:
