@@ -167,10 +167,18 @@ def _poll(
     }
     if not submitted:
         return
-    told = {report.job_id: report for report in backend.poll(submitted)}
+    spoiled: dict[int, str] = {}
+    told = {report.job_id: report for report in _told(submitted, backend, spoiled)}
     at = context.now()
+    for job_id, error in spoiled.items():
+        # Whether or not it has ended: until a reading says so, it holds its seat.
+        questions.failed(asked[job_id], context.tuning, error, at=at)
     # A job that the answer leaves out is waited for like one that is open.
-    reports = [told.get(job_id, JobReport(job_id, Verdict.PENDING)) for job_id in submitted]
+    reports = [
+        told.get(job_id, JobReport(job_id, Verdict.PENDING))
+        for job_id in submitted
+        if job_id not in spoiled
+    ]
     answers = []
     for report in reports:
         if report.verdict is Verdict.ANSWERED and report.observations:
@@ -184,6 +192,34 @@ def _poll(
     Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).update(
         state=JobState.ENDED.value
     )
+
+
+def _told(
+    submitted: Mapping[int, datetime], backend: Backend, spoiled: dict[int, str]
+) -> list[JobReport]:
+    """Poll by one request; where a job breaks it, by halves, so that it spoils itself only.
+
+    Args:
+        submitted: the jobs, and when each was submitted.
+        backend: where they are.
+        spoiled: is told which jobs cannot be read, and why.
+
+    Raises:
+        BackendError: the cluster is in trouble, and no job's result is.
+    """
+    try:
+        return list(backend.poll(submitted))
+    except (Busy, Misconfigured):
+        raise
+    except BackendError as error:
+        backend.version()
+        if len(submitted) == 1:
+            spoiled |= dict.fromkeys(submitted, str(error))
+            return []
+    jobs = list(submitted.items())
+    middle = len(jobs) // 2
+    halves = dict(jobs[:middle]), dict(jobs[middle:])
+    return [report for half in halves for report in _told(half, backend, spoiled)]
 
 
 def _keep(answers: Sequence[tuple[Question, dict[str, Any]]], context: Context, done: Step) -> None:

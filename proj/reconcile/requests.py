@@ -248,10 +248,12 @@ def _see_to(request: Request, cluster: Cluster, at: datetime) -> None:
     """Make again the question of a request that has none."""
     if request.kind != Request.Kind.INSTANCE or _is_absent(request):
         return
-    row = _row_of(cluster, request)
+    row, since = _row_of(cluster, request), request.requested_at
+    if row and row.epoch == cluster.epoch and row.confirmed_at and since <= row.confirmed_at <= at:
+        # A job has told all that it can; what is left, lists tell.
+        return
     uuid, name = (row.uuid, row.name) if row else (request.uuid, request.name)
     if _question(cluster, uuid, name) is None:
-        since = request.requested_at
         questions.ask(cluster, [Wanted(uuid, name, since)], Priority.ON_DEMAND, at=at)
 
 

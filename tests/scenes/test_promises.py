@@ -156,3 +156,44 @@ def test_a_restored_database_is_looked_at_anew_by_processes_that_live(scene: Sce
     scene.go_on(30)
     assert scene.engine.cluster.epoch == epoch + 1
     assert scene.state("vm1") == "STOPPED ERROR_down"
+
+
+def test_an_announcement_of_which_no_job_comes_is_over_in_time(scene: Scene) -> None:
+    scene.engine.announce("vm1", "REBOOT")
+    for _ in range(6):
+        scene.ask("vm1")
+        scene.go_on(9)
+    assert scene.state("vm1") == "REBOOT running"
+    scene.go_on(30)
+    assert scene.state("vm1") == "ACTIVE running"
+    assert not scene.problems()
+
+
+def test_a_job_that_tells_no_tags_confirms_none(scene: Scene) -> None:
+    scene.world.tag("vm1", "a")
+    scene.engine.look_now()
+    request = scene.ask("vm1")
+    for _ in range(60):
+        scene.go_on(1)
+        request.refresh_from_db()
+        if request.state == "closed":
+            break
+    assert (request.outcome, scene.row("vm1").tags) == ("reconciled", ["a"])
+
+
+def test_a_result_that_breaks_each_poll_keeps_no_other_waiting(scene: Scene) -> None:
+    scene.world.change("vm1", memory=2048)
+    scene.engine.look_now()
+    scene.engine.ask()
+    (job,) = scene.world.our_jobs()
+    scene.world.faults.unfetchable.add(job.number)
+    scene.world.crash("web")
+    scene.engine.look_now()
+    scene.go_on(10)
+    assert scene.state("web") == "STOPPED ERROR_down"
+    scene.go_on(BOUND)
+    assert not scene.problems()
+
+
+BOUND = 60 + 2 * 10 + 20
+"""PROOF_WITHIN, two looks at the fast pace, and the turns themselves."""
