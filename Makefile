@@ -27,9 +27,9 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
 
-nightly: setup ## Explore 5,000 histories on both databases
-	HISTORIES=5000 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
-	HISTORIES=5000 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)
+nightly: setup ## Explore 5,000 histories, and all of each pair of turns, on both databases
+	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
+	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)
 
 check: setup ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ from django.db.transaction import Atomic
 from proj.inventory.models import Cluster, Instance, Question, Request
 from proj.reconcile import memo
 from proj.reconcile.brake import Limits
+from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
 from tests.world import databases, invariants
 from tests.world.databases import Backup
@@ -235,17 +236,21 @@ class Original:
         return Meeting(deepcopy(self._engine))
 
 
-def _prepared() -> Engine:
-    world = World()
-    for place, name in enumerate(NAMES):
-        world.create(name, node=NODES[place % 3])
-    policy = replace(
+def quick_policy() -> Policy:
+    """Return the rules for a Ganeti that is proved as quickly as ``QUICK`` asks for."""
+    return replace(
         ganeti_policy(),
         proof_within=timedelta(seconds=PROOF),
         gone_after=timedelta(seconds=QUICK.gone_after),
         doubt=timedelta(seconds=PROOF),
     )
-    engine = Engine(world, tuning=QUICK, policy=policy)
+
+
+def _prepared() -> Engine:
+    world = World()
+    for place, name in enumerate(NAMES):
+        world.create(name, node=NODES[place % 3])
+    engine = Engine(world, tuning=QUICK, policy=quick_policy())
     engine.restart()
     engine.add_cluster(max_in_flight=3, jobs_per_hour=0)
     _adopt(engine)

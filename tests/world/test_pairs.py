@@ -21,7 +21,7 @@ on_postgres = pytest.mark.skipif(
     connection.vendor == "sqlite", reason="SQLite has one writer at a time"
 )
 
-EVERY = 1 if "PAIRS" in os.environ else 12
+EVERY = 1 if "PAIRS" in os.environ else 24
 """One of so many places is taken, others for each pair; all of them nightly: PAIRS=1."""
 
 
@@ -36,7 +36,7 @@ def original(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
 @pytest.fixture(scope="module")
 def places(original: Original) -> dict[str, int]:
     """At how many places each turn holds no transaction."""
-    return {turn: len(meeting.places_of(original, turn)) for turn in TURNS}
+    return {turn: len(meeting.places_of(original, turn)) for turn in FREE}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,26 @@ def statements(original: Original) -> dict[str, int]:
     return {turn: len(meeting.statements_of(original, turn)) for turn in LOCKING}
 
 
+FREE = TURNS if connection.vendor == "sqlite" or EVERY == 1 else LOCKING
+"""Where no transaction is open both databases do the same: PostgreSQL sees fewer by day."""
+
+
+def some(places: int, number: int) -> list[int]:
+    """Return the places that are taken of a pair, one at least."""
+    return list(range(places))[number % EVERY :: EVERY] or [number % places]
+
+
 def numbered(turns: tuple[str, ...]) -> list[tuple[str, str, int]]:
     """Return every ordered pair, with its number."""
     return [(*pair, number) for number, pair in enumerate(product(turns, repeat=2))]
 
 
-@pytest.mark.parametrize(("first", "second", "number"), numbered(TURNS))
+@pytest.mark.parametrize(("first", "second", "number"), numbered(FREE))
 def test_a_turn_may_go_by_wherever_another_holds_no_transaction(
     original: Original, places: dict[str, int], first: str, second: str, number: int
 ) -> None:
-    for place, late in enumerate((False, True) * places[first]):
-        if (place + number) % EVERY == 0:
-            meeting.meet(original, first, second, place // 2, late=late)
+    for place in some(2 * places[first], number):
+        meeting.meet(original, first, second, place // 2, late=bool(place % 2))
 
 
 @on_postgres
@@ -64,9 +72,8 @@ def test_a_turn_may_go_by_wherever_another_holds_no_transaction(
 def test_a_turn_goes_by_or_waits_wherever_another_is_in_a_transaction(
     original: Original, statements: dict[str, int], first: str, second: str, number: int
 ) -> None:
-    for place in range(statements[first]):
-        if (place + number) % EVERY == 0:
-            meeting.meet_inside(original, first, second, place)
+    for place in some(statements[first], number):
+        meeting.meet_inside(original, first, second, place)
 
 
 @on_postgres
