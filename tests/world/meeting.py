@@ -6,7 +6,7 @@ each time that two turns are to meet its copy is taken out.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ from django.db import OperationalError, connection
 from django.db.transaction import Atomic
 
 from proj.inventory.models import Cluster, Instance, Question, Request
-from proj.reconcile import memo
+from proj.reconcile import memo, turns
 from proj.reconcile.brake import Limits
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
@@ -344,6 +344,33 @@ def meet(original: Original, first: str, second: str, place: int, *, late: bool)
         getattr(meeting, first)()
     meeting.check()
     meeting.end()
+
+
+def written_by_one_who_comes_back(
+    original: Original, turn: str, kind: turns.Kind, place: int
+) -> list[str]:
+    """Return what a turn says that writes when it goes on and another holds its lease."""
+    one = original.copy()
+    said: list[str] = []
+
+    def note(run: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        result = run(sql, params, many, context)
+        if WRITES.match(sql) and context["cursor"].rowcount:
+            said.append(sql)
+        return result
+
+    def go_by() -> None:
+        one.world.clock.wait(LEASES)
+        held = turns.take(one.engine.name, kind, LEASES, now=one.world.clock)
+        assert held is not None
+        watched.enter_context(connection.execute_wrapper(note))
+
+    with ExitStack() as watched, Stops(one.world, place, go_by).watched():
+        getattr(one, turn)()
+    return said
+
+
+WRITES = re.compile("UPDATE|INSERT|DELETE")
 
 
 # Within transactions

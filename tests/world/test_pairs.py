@@ -8,6 +8,7 @@ import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
+from proj.reconcile import turns
 from tests.world import databases, meeting
 from tests.world.meeting import Original
 
@@ -65,6 +66,15 @@ def test_a_turn_may_go_by_wherever_another_holds_no_transaction(
 ) -> None:
     for place in some(2 * places[first], number):
         meeting.meet(original, first, second, place // 2, late=bool(place % 2))
+
+
+@pytest.mark.parametrize(("turn", "kind"), [("look", "look"), ("feed", "follow")])
+def test_who_comes_back_when_the_turn_is_anothers_writes_nothing(
+    original: Original, places: dict[str, int], turn: str, kind: turns.Kind
+) -> None:
+    for place in range(1, places[turn] - 1):
+        written = meeting.written_by_one_who_comes_back(original, turn, kind, place)
+        assert not written, (place, written)
 
 
 @on_postgres
