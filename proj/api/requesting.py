@@ -48,7 +48,7 @@ def reconcile_instance(
     flight and one more follows.
     """
     row, plan = _not_paused(cluster), how is not None and how.plan
-    with transaction.atomic(), _limited():
+    with transaction.atomic(), _refusing():
         requested = requests.request_instance(row, name, tuning=tuning(), at=now(), plan=plan)
         _dispatch_after_commit(row, whole=False, plan=plan)
     return _accepted(request, response, requested)
@@ -62,7 +62,7 @@ def reconcile_cluster(
     row = _not_paused(cluster)
     whole = Request.Kind.ALL if how.all else Request.Kind.SWEEP
     kind = Request.Kind.PLAN if how.plan else whole
-    with transaction.atomic(), _limited():
+    with transaction.atomic(), _refusing():
         requested = requests.request_cluster(row, kind=kind, tuning=tuning(), at=now())
         _dispatch_after_commit(row, whole=True, plan=how.plan)
     return _accepted(request, response, requested)
@@ -105,15 +105,16 @@ def announce_operation(
     """Tell that an operation was started, so that its state shows before Ganeti's queue does."""
     row = cluster_named(cluster)
     try:
-        announce(
-            row,
-            name,
-            action=operation.action,
-            job_id=operation.job_id,
-            policy=policy_of(row),
-            tuning=tuning(),
-            at=now(),
-        )
+        with _refusing():
+            announce(
+                row,
+                name,
+                action=operation.action,
+                job_id=operation.job_id,
+                policy=policy_of(row),
+                tuning=tuning(),
+                at=now(),
+            )
     except ValueError as error:
         raise HttpError(422, str(error)) from None
     url = reverse("v1:read_instance", kwargs={"cluster": cluster, "name": name})
@@ -129,11 +130,13 @@ def _not_paused(name: str) -> Cluster:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _refusing() -> Iterator[None]:
     try:
         yield
     except requests.TooMany as error:
         raise HttpError(429, str(error)) from None
+    except requests.Removed as error:
+        raise HttpError(404, str(error)) from None
 
 
 def _dispatch_after_commit(cluster: Cluster, *, whole: bool, plan: bool) -> None:

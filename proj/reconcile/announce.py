@@ -8,7 +8,7 @@ from proj.backend import JobState
 from proj.inventory.models import Cluster, Instance, Job
 from proj.names import is_instance_name
 from proj.observation import Interval, Status
-from proj.reconcile import feed
+from proj.reconcile import feed, requests
 from proj.reconcile.decide import Policy, QueueRead
 from proj.reconcile.record import Item, record
 from proj.reconcile.resolve import resolve
@@ -50,6 +50,7 @@ def announce(
 
     Raises:
         ValueError: the action is none of ``OPERATIONS``, or the name cannot be one.
+        Removed: the cluster is not there any more.
     """
     if action not in OPERATIONS:
         raise ValueError(f"{action[:50]!r} is no operation: use one of {', '.join(OPERATIONS)}")
@@ -57,10 +58,7 @@ def announce(
         raise ValueError(f"{name[:50]!r} is no name of an instance")
     interval = Interval(at, at)
     with transaction.atomic():
-        mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-        fresh = mine.order_by().first()
-        if fresh is None:
-            return
+        fresh = requests.locked(cluster)
         known = resolve(fresh, name)
         if known is None and action == "CREATE":
             feed.begin_build(fresh, name, interval, source=SOURCE, at=at)

@@ -45,6 +45,13 @@ class TooMany(Exception):
     """More requests are open in the cluster than it may have: come again later."""
 
 
+class Removed(Exception):
+    """The cluster was removed meanwhile, with all that was wanted of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was removed meanwhile: see manage.py cluster list")
+
+
 def request_cluster(
     cluster: Cluster, *, kind: Request.Kind, tuning: Tuning, at: datetime
 ) -> Request:
@@ -59,9 +66,10 @@ def request_cluster(
 
     Raises:
         TooMany: so many requests are open already.
+        Removed: the cluster is not there any more.
     """
     with transaction.atomic():
-        fresh = _locked(cluster)
+        fresh = locked(cluster)
         mine = Request.objects.filter(cluster=cluster, kind=kind, name="", state=OPEN)
         waiting = mine.filter(scoped_at=None, planned=[]).first()
         if waiting is not None and not fresh.look_token:
@@ -83,11 +91,12 @@ def request_instance(
     Raises:
         ValueError: the name cannot be one of an instance.
         TooMany: so many requests are open already.
+        Removed: the cluster is not there any more.
     """
     if not is_instance_name(name):
         raise ValueError(f"{name[:50]!r} is no name of an instance")
     with transaction.atomic():
-        fresh = _locked(cluster)
+        fresh = locked(cluster)
         row = resolve(fresh, name)
         uuid, known = (row.uuid, row.name) if row else (None, name)
         if plan:
@@ -114,9 +123,17 @@ def _join(request: Request, at: datetime) -> None:
     request.save(update_fields=["requested_at"])
 
 
-def _locked(cluster: Cluster) -> Cluster:
-    mine = Cluster.objects.select_for_update(no_key=True).order_by()
-    return mine.get(pk=cluster.pk)
+def locked(cluster: Cluster) -> Cluster:
+    """Lock the cluster's row, and read it.
+
+    Raises:
+        Removed: it is not there any more.
+    """
+    mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
+    fresh = mine.order_by().first()
+    if fresh is None:
+        raise Removed(cluster.name)
+    return fresh
 
 
 def _question(cluster: Cluster, uuid: str | None, name: str) -> Question | None:
@@ -201,7 +218,7 @@ def settle_instances(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: C
     if not statements.exists(Request, cluster=cluster.pk, state=OPEN, kind=kind):
         return
     with transaction.atomic():
-        fresh = _locked(cluster)
+        fresh = locked(cluster)
         mine = Request.objects.filter(cluster=cluster, state=OPEN, kind=kind)
         _settle(fresh, _next(mine), policy, tuning, now())
 

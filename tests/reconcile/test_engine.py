@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
+from proj.cli.waiting import wait_for
 from proj.inventory.models import Cluster, Instance, Question, Request, Transition
-from proj.reconcile import ask, holds, requests
+from proj.reconcile import announce, ask, holds, requests
 from proj.reconcile.brake import Limits
 from tests.reconcile.conftest import Stage, make_stage
 from tests.world import engine as world_engine
@@ -398,6 +399,20 @@ def test_one_that_could_not_be_asked_for_long_is_gone_in_the_usual_time(ten: Sta
     ten.world.remove("vm3")
     ten.go_on(60 + 2 * 66)
     assert ten.recorded()["vm3"] == "DELETED"
+
+
+def test_who_wishes_anything_of_a_cluster_that_is_removed_meanwhile_is_told_so(ten: Stage) -> None:
+    wished, cluster = ten.ask("vm3"), ten.engine.cluster
+    Cluster.objects.all().delete()
+    with pytest.raises(requests.Removed, match="alpha was removed meanwhile"):
+        wait_for([wished], timeout=10)
+    with pytest.raises(requests.Removed):
+        requests.request_instance(cluster, "vm3", tuning=ten.engine.tuning, at=ten.clock())
+    with pytest.raises(requests.Removed):
+        announce.announce(
+            cluster, "vm3", action="REBOOT", job_id=None,
+            policy=ten.engine.policy, tuning=ten.engine.tuning, at=ten.clock(),
+        )  # fmt: skip
 
 
 def test_a_request_says_what_was_not_confirmed_and_why(ten: Stage) -> None:

@@ -37,7 +37,10 @@ class Command(PlainCommand):
         whole = [it for it in requested if it.kind == Request.Kind.ALL]
         if whole and not options["json"]:
             print(_how_long(whole))
-        closed = wait_for(requested, options["timeout"], quiet=options["json"])
+        try:
+            closed = wait_for(requested, options["timeout"], quiet=options["json"])
+        except requests.Removed as error:
+            raise CommandError(str(error), returncode=FAILED) from None
         reports = [requests.describe(request) for request in closed]
         if options["json"]:
             print_json({"passes": reports})
@@ -71,7 +74,7 @@ def _request(options: dict[str, Any]) -> list[Request]:
                 requests.request_instance(cluster, name, tuning=numbers, at=now(), plan=plan)
             )
             reconcile_now(cluster, whole=False, plan=plan)
-    except requests.TooMany as error:
+    except (requests.TooMany, requests.Removed) as error:
         raise CommandError(str(error), returncode=FAILED) from None
     return requested
 
