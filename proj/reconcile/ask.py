@@ -101,8 +101,10 @@ def _advance(held: Turn, context: Context) -> Step:
         backend = context.connect(cluster)
         if cluster.is_failing:
             backend.version()
-        _poll(cluster, flying, backend, context, done)
-        _submit(cluster, backend, context, done)
+        still = _poll(cluster, flying, backend, context, done)
+        is_full = len(still) >= cluster.max_in_flight
+        if not is_full:
+            _submit(cluster, backend, context, done)
     except BackendError as error:
         _failed(held, error, tuning, at=context.now())
         return done
@@ -110,13 +112,13 @@ def _advance(held: Turn, context: Context) -> Step:
     held.values |= {"asked_at": at}
     if cluster.ask_failures:
         held.values |= {"ask_failures": 0}
-    pause = _pause(cluster, tuning, at=at)
-    if pause is None:
+    newest = max(still) if is_full else _newest_in_flight(cluster)
+    if newest is None:
         _rest(cluster, tuning, at=at)
         turns.release(held)
     else:
         statements.update(Cluster, held.values, pk=cluster.pk, await_token=held.token)
-        done.token, done.pause = held.token, pause
+        done.token, done.pause = held.token, _pause(newest, tuning, at=at)
     return done
 
 
@@ -160,13 +162,17 @@ def _poll(
     backend: Backend,
     context: Context,
     done: Step,
-) -> None:
-    """Ask for all that is in flight by one request, and keep the answers."""
+) -> list[datetime]:
+    """Ask for all that is in flight by one request, and keep the answers.
+
+    Returns:
+        When those were submitted that have not ended.
+    """
     submitted = {
         job_id: question.claimed_at for job_id, question in asked.items() if question.claimed_at
     }
     if not submitted:
-        return
+        return []
     spoiled: dict[int, str] = {}
     told = {report.job_id: report for report in _told(submitted, backend, spoiled)}
     at = context.now()
@@ -192,6 +198,7 @@ def _poll(
     Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).update(
         state=JobState.ENDED.value
     )
+    return [submitted[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
 
 
 def _told(
@@ -327,13 +334,16 @@ def _issue(
     statements.update(Question, {"job_id": job_id, "claimed_at": begun}, **mine)
 
 
-def _pause(cluster: Cluster, tuning: Tuning, *, at: datetime) -> float | None:
-    """Return how many seconds the chain may rest before its next step; None when it has ended."""
+def _newest_in_flight(cluster: Cluster) -> datetime | None:
+    """Return when the last of those in flight was claimed; None where there are none."""
     flying = Question.objects.filter(cluster=cluster, answer__isnull=True).exclude(token="")
-    newest = flying.aggregate(number=Count("pk"), newest=Max("claimed_at"))
-    if not newest["number"]:
-        return None
-    idle = (at - newest["newest"]).total_seconds() if newest["newest"] else 0.0
+    found: datetime | None = flying.aggregate(newest=Max("claimed_at"))["newest"]
+    return found
+
+
+def _pause(newest: datetime, tuning: Tuning, *, at: datetime) -> float:
+    """Return how many seconds the chain may rest before its next step."""
+    idle = (at - newest).total_seconds()
     return min(tuning.poll_interval_max, max(tuning.poll_interval_min, idle / 8))
 
 

@@ -337,7 +337,9 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
         return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), SETTLED)
     kept = recorded.memory.differs
     differs = {
-        name: _continued(_since_observed(kept.get(name), recorded), value, seen.interval)
+        name: _continued(
+            _since_observed(name, kept.get(name), recorded, policy), value, seen.interval
+        )
         for name, value in found.items()
     }
     memory = Memory(differs)
@@ -346,9 +348,16 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
     return Decision(Action.NOTHING, Rule.LIST_SUSPECTS, memory=memory)
 
 
-def _since_observed(kept: Difference | None, recorded: Recorded) -> Difference | None:
-    """Forget what lists said before the instance was last read, unless a job denied just that."""
+def _since_observed(
+    name: str, kept: Difference | None, recorded: Recorded, policy: Policy
+) -> Difference | None:
+    """Forget what lists said before the instance was last read.
+
+    Unless a job denied just that, or cannot tell it: of that nothing was read.
+    """
     if kept is None or kept.acquittals or recorded.observed is None:
+        return kept
+    if _is_of_lists(name, kept.value, policy):
         return kept
     return kept if kept.first > recorded.observed.not_after else None
 

@@ -392,6 +392,14 @@ def test_a_request_overrides_a_backoff_once_within_the_bound_of_proof(ten: Stage
     assert len(ten.asked()) <= asked + 2
 
 
+def test_a_flood_on_demand_puts_off_nothing_that_only_lists_tell(ten: Stage) -> None:
+    ten.world.change("vm3", tags=("a",))
+    for _ in range(60 + 2 * 66):
+        ten.ask("vm3")
+        ten.go_on(1)
+    assert Instance.objects.get(name="vm3").tags == ["a"]
+
+
 def test_one_that_could_not_be_asked_for_long_is_gone_in_the_usual_time(ten: Stage) -> None:
     ten.ask("vm3")
     soon = ten.clock() + timedelta(minutes=30)
