@@ -209,6 +209,12 @@ LISTS = [
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 4, 10, acquittals=1)),
     ),
     Case(
+        "nor what no job can tell: of that nothing was read",
+        recorded(observed=at(5), memory=state_kept("ERROR_wrongnode", 4)),
+        listed("ERROR_wrongnode"),
+        nothing(Rule.LIST_SUSPECTS, state_kept("ERROR_wrongnode", 4, 10)),
+    ),
+    Case(
         "nor where it was last read in another epoch",
         recorded(observed=None, memory=state_kept("ERROR_down", 4)), listed("ERROR_down"),
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 4, 10)),
