@@ -23,6 +23,7 @@ COMMANDS = {
     "approve": ("approve", "1"),
     "cluster add": ("cluster", "add", "beta", "--host", "h", "--user", "u",
                     "--password-env", "HOME", "--insecure"),
+    "cluster set": ("cluster", "set", "alpha", "--jobs-per-hour", "100"),
     "cluster list": ("cluster", "list"),
     "cluster check": ("cluster", "check"),
     "cluster pause": ("cluster", "pause", "alpha"),

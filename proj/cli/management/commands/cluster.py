@@ -1,4 +1,4 @@
-"""manage.py cluster add|list|check|pause|resume|remove."""
+"""manage.py cluster add|set|list|check|pause|resume|remove."""
 
 import os
 from argparse import ArgumentParser
@@ -20,30 +20,12 @@ from proj.wiring import backend_of
 class Command(PlainCommand):
     """Tell the service which Ganeti clusters there are."""
 
-    help = "Add, list, check, pause, resume and remove clusters."
+    help = "Add, change, list, check, pause, resume and remove clusters."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        add = actions.add_parser("add", help="add a cluster")
-        add.add_argument("name")
-        add.add_argument("--host", required=True)
-        add.add_argument("--port", type=int, default=5080)
-        add.add_argument("--user", required=True)
-        password = add.add_mutually_exclusive_group(required=True)
-        password.add_argument("--password-file", type=Path)
-        password.add_argument("--password-env", metavar="VAR")
-        trust = add.add_mutually_exclusive_group(required=True)
-        trust.add_argument("--ca-file", type=Path, help="the certificate of RAPI, or its CA")
-        trust.add_argument("--insecure", action="store_true")
-        add.add_argument("--unknown", choices=("adopt", "report"), default="adopt")
-        add.add_argument("--max-in-flight", type=int, default=3, help="query jobs at once")
-        add.add_argument(
-            "--max-requests", type=int, default=4, help="requests to RAPI at once; it serves 20"
-        )
-        add.add_argument("--jobs-per-hour", type=int, default=240, help="for the audit")
-        add.add_argument(
-            "--confirm-hours", type=float, default=24.0, help="a job speaks for each this often"
-        )
+        _add_options(actions.add_parser("add", help="add a cluster"), is_new=True)
+        _add_options(actions.add_parser("set", help="change what is given"), is_new=False)
         for action, text in (
             ("list", "show every cluster"),
             ("check", "talk to a cluster and say what is wrong"),
@@ -63,6 +45,8 @@ class Command(PlainCommand):
         match options["action"]:
             case "add":
                 self.stdout.write(_add(options))
+            case "set":
+                self.stdout.write(_set(options))
             case "list":
                 _list(options)
             case "check":
@@ -96,39 +80,87 @@ def _remove(name: str) -> None:
         found.delete()
 
 
-def _add(options: dict[str, Any]) -> str:
-    cluster = Cluster(
-        name=options["name"],
-        host=options["host"],
-        port=options["port"],
-        user=options["user"],
-        password_source=_password_source(options),
-        certificate=_certificate(options["ca_file"]),
-        insecure=options["insecure"],
-        unknown=options["unknown"],
-        max_in_flight=options["max_in_flight"],
-        max_requests=options["max_requests"],
-        jobs_per_hour=options["jobs_per_hour"],
-        confirm_max_age=timedelta(hours=options["confirm_hours"]),
+DEFAULTS = {
+    "port": 5080, "unknown": "adopt", "max_in_flight": 3, "max_requests": 4, "jobs_per_hour": 240,
+    "confirm_hours": 24.0,
+}  # fmt: skip
+
+
+def _add_options(parser: ArgumentParser, *, is_new: bool) -> None:
+    parser.add_argument("name")
+    parser.add_argument("--host", required=is_new)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--user", required=is_new)
+    password = parser.add_mutually_exclusive_group(required=is_new)
+    password.add_argument("--password-file", type=Path)
+    password.add_argument("--password-env", metavar="VAR")
+    trust = parser.add_mutually_exclusive_group(required=is_new)
+    trust.add_argument("--ca-file", type=Path, help="the certificate of RAPI, or its CA")
+    trust.add_argument("--insecure", action="store_true")
+    parser.add_argument("--unknown", choices=("adopt", "report"))
+    parser.add_argument("--max-in-flight", type=int, help="query jobs at once")
+    parser.add_argument("--max-requests", type=int, help="requests to RAPI at once; it serves 20")
+    parser.add_argument("--jobs-per-hour", type=int, help="for the audit")
+    parser.add_argument(
+        "--confirm-hours", type=float, help="a job speaks for each instance this often"
     )
+    if is_new:
+        parser.set_defaults(**DEFAULTS)
+
+
+def _add(options: dict[str, Any]) -> str:
+    cluster = Cluster(name=options["name"])
+    if Cluster.objects.filter(name=cluster.name).exists():
+        refuse(f"a cluster {cluster.name} exists already: choose another name")
+    _change(cluster, options)
+    try:
+        cluster.save()
+    except IntegrityError:
+        refuse(f"a cluster {cluster.name} exists already: choose another name")
+    return f"{cluster.name} is added; try it: manage.py cluster check {cluster.name}"
+
+
+def _set(options: dict[str, Any]) -> str:
+    cluster = _named(options["name"]).get()
+    where = (cluster.host, cluster.port)
+    changed = _change(cluster, options)
+    if not changed:
+        refuse("nothing is given that would change: see manage.py cluster set --help")
+    if (cluster.host, cluster.port) != where and "password_source" not in changed:
+        refuse("another host is told the password too: give --password-file or --password-env")
+    # What was refused before is tried anew at once; the other columns are the turns'.
+    cluster.next_look_at = cluster.next_follow_at = cluster.next_ask_at = None
+    cluster.save(update_fields=[*changed, "next_look_at", "next_follow_at", "next_ask_at"])
+    return f"{cluster.name} is changed; try it: manage.py cluster check {cluster.name}"
+
+
+def _change(cluster: Cluster, options: dict[str, Any]) -> list[str]:
+    """Change what is given, if it can work; returns the names of the columns."""
+    given = ("host", "port", "user", "unknown", "max_in_flight", "max_requests", "jobs_per_hour")
+    values = {name: options[name] for name in given if options[name] is not None}
+    if options["confirm_hours"] is not None:
+        values["confirm_max_age"] = timedelta(hours=options["confirm_hours"])
+    if options["password_env"] or options["password_file"]:
+        values["password_source"] = _password_source(options)
+    if options["ca_file"] or options["insecure"]:
+        values |= {
+            "certificate": _certificate(options["ca_file"]), "insecure": options["insecure"],
+        }  # fmt: skip
+    for name, value in values.items():
+        setattr(cluster, name, value)
     if not 0 < cluster.port < 65536:
         refuse(f"{cluster.port} is no port: use 1 to 65535")
     if cluster.max_in_flight < 1:
         refuse("--max-in-flight must be at least 1")
     if not 0 < cluster.max_requests < 20:
         refuse("--max-requests must be 1 to 19: RAPI serves 20 clients and hangs the next")
-    if Cluster.objects.filter(name=cluster.name).exists():
-        refuse(f"a cluster {cluster.name} exists already: choose another name")
     try:
         cluster.clean_fields()
-        cluster.save()
     except ValidationError as error:
         refuse(
             "; ".join(f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items())
         )
-    except IntegrityError:
-        refuse(f"a cluster {cluster.name} exists already: choose another name")
-    return f"{cluster.name} is added; try it: manage.py cluster check {cluster.name}"
+    return list(values)
 
 
 def _password_source(options: dict[str, Any]) -> str:
