@@ -98,7 +98,7 @@ def beat(engine: Engine, sent: Counter[str]) -> None:
     if engine.name in look.due(engine.tuning, at=at):
         sent["query_cluster"] += 1
         engine.look()
-    if engine.name in ask.forgotten(at=at):
+    if engine.name in ask.due(engine.tuning, at=at):
         sent["issue_jobs"] += 1
         engine.ask()
     deadline = at + timedelta(seconds=1)

@@ -15,6 +15,7 @@ from proj.inventory.models import Cluster, Instance, Question
 from proj.inventory.schema import Schema
 from proj.observation import Status
 from proj.reconcile import holds, rows, shown
+from proj.wiring import tuning
 
 PERIODS = 5
 """A cluster's turn may be late by so many periods before beat is taken for dead."""
@@ -53,7 +54,7 @@ def problems() -> Iterator[str]:
 
 def _broken_promises(at: datetime) -> Iterator[str]:
     """Yield a line for each cluster whose changes may be recorded later than is promised."""
-    bound = settings.PROOF_WITHIN + 2 * settings.LOOK_PERIOD
+    bound = tuning().bound
     for cluster in Cluster.objects.filter(paused=False):
         if _is_queue_unread(cluster, at):
             yield f"{cluster.name}: its job queue could not be read: no bound holds for changes"

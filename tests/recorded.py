@@ -71,7 +71,7 @@ def record_instance(cluster: Cluster, name: str, **values: Any) -> Instance:
             "cluster": cluster,
             "name": name,
             "status": "ACTIVE",
-            "backend_status": "running",
+            "backend_status": "" if values.get("status") == "DELETED" else "running",
             "created_at": then,
             "observed_not_before": then,
             "observed_not_after": then,

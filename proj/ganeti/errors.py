@@ -26,6 +26,12 @@ _REFUSED = {
 }
 
 
+MALFORMED = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError,
+)  # fmt: skip
+"""What the client, or we, raise over an answer of an unknown shape."""
+
+
 @contextmanager
 def sorted_errors(cluster: str, where: str) -> Iterator[None]:
     """Turn whatever the official client raises into one of the backend's errors.
@@ -42,7 +48,7 @@ def sorted_errors(cluster: str, where: str) -> Iterator[None]:
         raise _sorted(error, cluster, where) from error
     except Error as error:
         raise Misconfigured(f"{cluster}: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise SaysNothing(f"{cluster}: the answer of {where} cannot be read") from error
 
 

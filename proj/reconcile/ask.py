@@ -14,7 +14,7 @@ from django.db.models import Count, Max, Min, Q
 
 from proj.backend import Backend, BackendError, Busy, JobReport, JobState, Misconfigured, Verdict
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Job, Question
+from proj.inventory.models import Cluster, Instance, Job, Question, Request
 from proj.observation import Interval
 from proj.reconcile import questions, requests, turns
 from proj.reconcile.context import Context, backoff
@@ -216,12 +216,10 @@ def _told(
     """
     try:
         return list(backend.poll(submitted))
-    except (Busy, Misconfigured):
-        raise
-    except BackendError as error:
-        backend.version()
+    except BackendError as failure:
+        _own(failure, backend)
         if len(submitted) == 1:
-            spoiled |= dict.fromkeys(submitted, str(error))
+            spoiled |= dict.fromkeys(submitted, str(failure))
             return []
     jobs = list(submitted.items())
     middle = len(jobs) // 2
@@ -264,13 +262,25 @@ def _take(
                 questions.failed(question, tuning, error, at=at)
                 backend.cancel(report.job_id)
         case Verdict.ABSENT:
-            found = _find(question, backend, context, done)
+            try:
+                found = _find(question, backend, context, done)
+            except BackendError as failure:
+                _own(failure, backend)
+                questions.failed(question, tuning, str(failure), at=at)
+                return
             if found:
                 questions.failed(question, tuning, f"{report.error}: yet it is there", at=at)
         case Verdict.LOST | Verdict.RETRY | Verdict.FAILED | Verdict.ANSWERED:
             problems = [it.problem for it in report.unreadable] or ["it told of no instance"]
             error = report.error or f"job {report.job_id}: {problems[0]}"
             questions.failed(question, tuning, error, at=at)
+
+
+def _own(error: BackendError, backend: Backend) -> None:
+    """Go on where an error is one instance's or job's own; raise what is the cluster's."""
+    if isinstance(error, Busy | Misconfigured):
+        raise error
+    backend.version()
 
 
 def _find(question: Question, backend: Backend, context: Context, done: Step) -> bool:
@@ -299,15 +309,14 @@ def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) ->
         try:
             _issue(fresh, question, row, backend, context, done)
         except BackendError as error:
-            at = context.now()
-            if isinstance(error, Busy | Misconfigured):
+            if not isinstance(error, Busy | Misconfigured):
+                questions.failed(question, tuning, str(error), at=context.now())
+            try:
+                _own(error, backend)
+            except BackendError:
                 for left, _ in claimed[place:]:
                     questions.release(left)
-            else:
-                questions.failed(question, tuning, str(error), at=at)
-                for left, _ in claimed[place + 1 :]:
-                    questions.release(left)
-            raise
+                raise
 
 
 def _issue(
@@ -374,5 +383,7 @@ def _failed(held: Turn, error: BackendError, tuning: Tuning, *, at: datetime) ->
             "next_ask_at": at + wait,
         }
     if isinstance(error, Misconfigured):
-        requests.refuse(held.cluster, str(error), at=at)
+        # Lists may go on, and answer what asks for no job.
+        kinds = (Request.Kind.INSTANCE, Request.Kind.ALL)
+        requests.refuse(held.cluster, str(error), at=at, kinds=kinds)
     turns.release(held)

@@ -358,7 +358,8 @@ def _since_observed(
     if kept is None or kept.acquittals or recorded.observed is None:
         return kept
     if _is_of_lists(name, kept.value, policy):
-        return kept
+        ended = recorded.stale_before
+        return kept if ended is None or kept.first >= ended else None
     return kept if kept.first > recorded.observed.not_after else None
 
 

@@ -6,25 +6,25 @@ open jobs are read.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Model, Q, QuerySet
 
 from proj.backend import BackendError, Busy, JobState, Misconfigured, QueuedJob, Reading
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
-from proj.observation import Interval, Observation, Status
+from proj.observation import Interval, Status
 from proj.reconcile import harvest, questions, requests, rows, turns
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Listed, Policy, QueueRead
 from proj.reconcile.questions import Wanted
 from proj.reconcile.record import Item, record
 from proj.reconcile.resolve import name_announced
-from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn, turn
+
+T = TypeVar("T", bound=Model)
 
 SOURCE = "queue"
 LISTS = "lists"
@@ -154,15 +154,6 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     questions.end_needless(cluster, mirror.works(), tuning, at=at)
     requests.settle(cluster, policy, tuning, now=context.now)
     return is_asked
-
-
-@dataclass(slots=True)
-class _Ended:
-    """A job that is final, or unknown to the queue, and the instances that it worked on."""
-
-    job: Job
-    is_new: bool
-    """It was seen for the first time."""
 
 
 class _Mirror:
@@ -366,14 +357,9 @@ def _ask_about(
     wanted += [Wanted(None, name, end) for name in sorted(created - known)]
     # Questions before instances: whoever settles an answer locks them in this order.
     questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
-    Instance.objects.filter(pk__in=keys, epoch=cluster.epoch).update(
-        stale_before=interval.not_after
-    )
-    Instance.objects.filter(pk__in=keys).exclude(epoch=cluster.epoch).update(
-        epoch=cluster.epoch, stale_before=interval.not_after, observed_not_before=OLDEST,
-        observed_not_after=OLDEST, confirmed_at=None, audited_at=None, differs={},
-        differs_since=None, missing_first=None, missing_last=None,
-    )  # fmt: skip
+    mine = Instance.objects.filter(pk__in=keys)
+    mine.exclude(epoch=cluster.epoch).update(**rows.void(cluster))
+    mine.update(stale_before=end)
     return bool(wanted)
 
 
@@ -417,7 +403,7 @@ def _settle(
     )
     items = {
         row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
-        for row in differing.order_by("differs_since")[:SETTLED_AT_ONCE]
+        for row in _some(differing.order_by("pk"), cluster)
     }
     begun = [job for job in mirror.works() if job.running_since and _status_of(job)]
     names = [name for job in begun for name in rows.texts(job.names)]
@@ -432,6 +418,18 @@ def _settle(
             Cluster.objects.filter(pk=cluster.pk).update(next_look_at=context.now())
 
 
+def _some(waiting: "QuerySet[T]", cluster: Cluster) -> list[T]:
+    """Return as many as one reading settles, the next ones each time.
+
+    Some can never be settled, as those that are held: they keep no others from their turn.
+    """
+    number = waiting.count()
+    if number <= SETTLED_AT_ONCE:
+        return list(waiting[:SETTLED_AT_ONCE])
+    start = cluster.feeds * SETTLED_AT_ONCE % number
+    return list(waiting[start : start + SETTLED_AT_ONCE])
+
+
 def _status_of(job: Job) -> bool:
     return any(status for _, _, status in rows.works_of(job))
 
@@ -443,13 +441,11 @@ def _adopt_listed(
     listed = Question.objects.filter(cluster=cluster, listed__isnull=False).order_by("pk")
     work = mirror.index()
     items = []
-    for question in listed[:SETTLED_AT_ONCE]:
-        try:
-            told: Any = question.listed
-            first = datetime.fromisoformat(told["first"])
-            seen = Observation.from_json(told["seen"])
-        except (TypeError, KeyError, ValueError):
+    for question in _some(listed, cluster):
+        stranger = rows.stranger_of(question.listed)
+        if stranger is None:
             continue
+        first, seen = stranger.first, stranger.seen
         last, is_of_lists = seen.interval, seen.backend_status in policy.list_only
         wait = timedelta(0) if is_of_lists else policy.proof_within
         named = Instance(uuid=seen.uuid, name=seen.instance)

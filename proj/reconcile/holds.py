@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Q
 
 from proj.inventory.models import Cluster, Hold, Instance, Transition
@@ -87,6 +88,8 @@ def renew(
     found: Hold | None = None
     # What waits is what this look found, and nothing that an earlier one did.
     Hold.objects.filter(cluster=cluster, current=True).update(current=False)
+    old = at - timedelta(seconds=tuning.hold_for)
+    Hold.objects.filter(cluster=cluster, approved_at__lte=old).update(approved_at=None)
     reason, coming = weigh(cluster, entries, tuning, at=at, is_list_empty=is_list_empty)
     if reason:
         found, _ = Hold.objects.update_or_create(
@@ -98,7 +101,6 @@ def renew(
                 "epoch": cluster.epoch,
                 "seen_at": at,
                 "current": True,
-                "approved_at": None,
             },
             create_defaults={
                 "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
@@ -118,12 +120,14 @@ def approve(hold: Hold, tuning: Tuning, *, at: datetime) -> list[Entry]:
         CannotBeApproved: it is older than the time in which it may be.
     """
     oldest = at - timedelta(seconds=tuning.hold_for)
-    mine = Hold.objects.filter(pk=hold.pk)
-    if not mine.filter(Q(seen_at__gt=oldest) | Q(current=True)).update(approved_at=at):
-        raise CannotBeApproved(
-            f"hold {hold.pk} is over: no look has found it for an hour; see what is held now"
-        )
-    Cluster.objects.filter(pk=hold.cluster_id).update(next_look_at=at)
+    mine = Hold.objects.filter(Q(seen_at__gt=oldest) | Q(current=True), pk=hold.pk)
+    with transaction.atomic():
+        # First, as a look does that may be renewing just this hold.
+        Cluster.objects.filter(pk=hold.cluster_id).update(next_look_at=at)
+        if not mine.update(approved_at=at):
+            raise CannotBeApproved(
+                f"hold {hold.pk} is over: no look has found it for an hour; see what is held now"
+            )
     return entries_of(hold)
 
 

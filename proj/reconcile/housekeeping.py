@@ -25,8 +25,11 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
         with transaction.atomic():
             # Under its lock: nobody dates a row of this epoch later than now, or begins another.
             fresh, at = _locked(cluster), context.now()
-            if fresh is None or _is_first_of_epoch(fresh, at):
-                # A clock that may have jumped voids, ends and forgets nothing.
+            if fresh is None:
+                continue
+            if _is_first_of_epoch(fresh, at):
+                # A clock that may have jumped voids, ends and forgets nothing: next time it will.
+                turns.begin_epoch(fresh, fresh.generation, at=at, keeping=None)
                 continue
             _void(fresh, context.tuning, at=at)
             _end_unserved(fresh, context, at=at)

@@ -10,16 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from proj.backend import BackendError, Busy, Look, Misconfigured
 from proj.inventory.models import Cluster, Instance, Priority, Question, Request
 from proj.observation import Interval, Observation, Status
-from proj.reconcile import holds, questions, requests, turns
+from proj.reconcile import holds, questions, requests, rows, turns
 from proj.reconcile.compare import Comparison, Sight, compare
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Action, Listed, Policy, Unlisted
 from proj.reconcile.questions import Wanted
 from proj.reconcile.record import Item, Settled, in_batches, record
+from proj.reconcile.rows import Stranger
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn, turn
 
@@ -158,6 +160,8 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
                 is_asked = True
 
     def spoil(sight: Sight, error: Exception) -> None:
+        # What was not kept was not compared: this list confirms nobody.
+        found.is_complete = False
         found.findings.append({"instance": sight.name, "problem": f"cannot be kept: {error}"})
 
     in_batches(found.news, work, spoil)
@@ -203,32 +207,31 @@ def _of_strangers(cluster: Cluster, settled: Sequence[Settled]) -> list[Wanted]:
     if not settled:
         return []
     asked = Question.objects.filter(
-        cluster=cluster, epoch=cluster.epoch, uuid__in=[it.item.uuid for it in settled]
-    )
-    before = {question.uuid: question.listed for question in asked}
+        Q(uuid__in=[it.item.uuid for it in settled if it.item.uuid])
+        | Q(uuid=None, name__in=[it.item.name for it in settled if not it.item.uuid]),
+        cluster=cluster, epoch=cluster.epoch,
+    )  # fmt: skip
+    before = {question.uuid or question.name: question.listed for question in asked}
     wanted = []
     for it in settled:
         assert isinstance(it.seen, Listed)
         seen = it.seen.seen
-        listed = continued(before.get(seen.uuid), seen)
-        first = datetime.fromisoformat(listed["first"])
-        wanted.append(Wanted(seen.uuid, seen.instance, first, listed))
+        stranger = _continued(before.get(seen.uuid or seen.instance), seen)
+        wanted.append(Wanted(seen.uuid, seen.instance, stranger.first, stranger.to_json()))
     return wanted
 
 
-def continued(before: Any, seen: Observation) -> dict[str, Any]:
+def _continued(before: Any, seen: Observation) -> Stranger:
     """Return what lists say of one that is not recorded: since when, and what the last said."""
-    this = {"first": seen.interval.not_before.isoformat(), "seen": seen.to_json()}
-    try:
-        earlier = Observation.from_json(before["seen"])
-        first = datetime.fromisoformat(before["first"])
-        if replace(earlier, interval=seen.interval) == seen and (
-            first <= earlier.interval.not_before < seen.interval.not_before
-        ):
-            this["first"] = before["first"]
-    except (TypeError, KeyError, ValueError, AttributeError):
-        pass
-    return this
+    earlier = rows.stranger_of(before)
+    first = seen.interval.not_before
+    if (
+        earlier is not None
+        and replace(earlier.seen, interval=seen.interval) == seen
+        and earlier.first <= earlier.seen.interval.not_before < first
+    ):
+        first = earlier.first
+    return Stranger(first, seen)
 
 
 def _found(seen: Look, found: Comparison, revisions: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from proj.backend import BackendError, Look
+from proj.backend import BackendError, Busy, Look
 from proj.inventory.models import Cluster, Request
 from proj.observation import Status, to_json
 from proj.reconcile.compare import Comparison, Sight, compare
@@ -26,6 +26,9 @@ def plan(name: str, context: Context) -> None:
         return
     try:
         look = context.connect(cluster).look()
+    except Busy:
+        # They stay open, and the next task answers them.
+        return
     except BackendError as error:
         for request in asked:
             _close(request, Request.Outcome.FAILED, at=context.now(), error=str(error))

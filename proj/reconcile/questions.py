@@ -18,7 +18,7 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from proj.backend import JobState
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
-from proj.observation import Observation, Status
+from proj.observation import Status
 from proj.reconcile import confirmed, holds, rows
 from proj.reconcile.context import backoff
 from proj.reconcile.decide import Policy
@@ -251,18 +251,17 @@ def _by_priority(waiting: "QuerySet[Question]") -> dict[Priority, list[Question]
 
 def _is_of_lists(listed: Any, policy: Policy) -> bool:
     """Whether the lists say of a stranger what no job can tell."""
-    seen = listed.get("seen") if isinstance(listed, dict) else None
-    return isinstance(seen, dict) and seen.get("backend_status") in policy.list_only
+    stranger = rows.stranger_of(listed)
+    return stranger is not None and stranger.seen.backend_status in policy.list_only
 
 
 def _node_of(question: Question, row: Instance | None) -> str:
     """Return the primary node, as it is recorded, or as the list says of a stranger."""
-    nodes = row.nodes if row is not None else None
-    if row is None and isinstance(question.listed, dict):
-        seen = question.listed.get("seen")
-        made_of = seen.get("configuration") if isinstance(seen, dict) else None
-        nodes = made_of.get("nodes") if isinstance(made_of, dict) else None
-    return str(nodes[0]) if isinstance(nodes, list) and nodes else ""
+    nodes: Any = row.nodes if row is not None else None
+    stranger = rows.stranger_of(question.listed) if row is None else None
+    if stranger is not None:
+        nodes = stranger.seen.configuration.nodes
+    return str(nodes[0]) if isinstance(nodes, list | tuple) and nodes else ""
 
 
 def _rows_of(cluster: Cluster, asked: Sequence[Question]) -> dict[str, Instance]:
@@ -392,11 +391,8 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
 
 def _is_listed_since(question: Question, listed_at: datetime) -> bool:
     """Whether that list, or a later one, has one who is not recorded."""
-    try:
-        told: Any = question.listed
-        return Observation.from_json(told["seen"]).interval.not_before >= listed_at
-    except (TypeError, KeyError, ValueError, AttributeError):
-        return False
+    stranger = rows.stranger_of(question.listed)
+    return stranger is not None and stranger.seen.interval.not_before >= listed_at
 
 
 def _mine(question: Question) -> "QuerySet[Question]":

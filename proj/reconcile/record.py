@@ -22,7 +22,6 @@ from proj.reconcile import brake, holds, rows
 from proj.reconcile.brake import Entry
 from proj.reconcile.context import Clock
 from proj.reconcile.decide import (
-    SETTLED,
     Absent,
     Action,
     Answer,
@@ -347,20 +346,7 @@ def _interval_of(it: Settled, row: Instance, cluster: Cluster, at: datetime) -> 
 
 def _epoch(row: Instance, cluster: Cluster) -> dict[str, Any]:
     """Return the columns that void what a row holds of another epoch."""
-    if row.epoch == cluster.epoch:
-        return {}
-    return {
-        "epoch": cluster.epoch,
-        "observed_not_before": OLDEST,
-        "observed_not_after": OLDEST,
-        "confirmed_at": None,
-        "audited_at": None,
-        "stale_before": None,
-        "changes_since": None,
-        "changes_in_window": 0,
-        "flapping_since": None,
-        **rows.values_of_memory(SETTLED),
-    }
+    return {} if row.epoch == cluster.epoch else rows.void(cluster)
 
 
 def _observed(interval: Interval) -> dict[str, Any]:

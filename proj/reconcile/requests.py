@@ -120,7 +120,8 @@ def request_instance(
 def _join(request: Request, at: datetime) -> None:
     """Date a request at the latest wish: the clock was read before the lock was had."""
     request.requested_at = max(request.requested_at, at)
-    request.save(update_fields=["requested_at"])
+    request.blocked_since = None
+    request.save(update_fields=["requested_at", "blocked_since"])
 
 
 def locked(cluster: Cluster) -> Cluster:
@@ -175,9 +176,11 @@ def _is_absent(request: Request) -> bool:
     return request.absent_at is not None and request.absent_at >= request.requested_at
 
 
-def refuse(cluster: Cluster, error: str, *, at: datetime) -> None:
-    """Close every request of a cluster to which nothing can be sent before it is mended."""
-    Request.objects.filter(cluster=cluster, state=OPEN).update(
+def refuse(
+    cluster: Cluster, error: str, *, at: datetime, kinds: Iterable[Request.Kind] = Request.Kind
+) -> None:
+    """Close the requests of a cluster that cannot be served before it is mended."""
+    Request.objects.filter(cluster=cluster, state=OPEN, kind__in=list(kinds)).update(
         state=Request.State.CLOSED, outcome=Request.Outcome.FAILED, error=error, closed_at=at
     )
 
@@ -247,8 +250,7 @@ def _settle(
         since = request.blocked_since
         if since is not None and since > at:
             since = None
-        patience = timedelta(seconds=tuning.proof_within + 2 * tuning.look_period_min)
-        if blocked and since is not None and at - since >= patience:
+        if blocked and since is not None and at - since >= tuning.patience:
             _close(request, cluster, left, at)
             continue
         wanted = (since or at) if blocked else None
@@ -285,7 +287,12 @@ class _View:
 
     def __init__(self, cluster: Cluster, policy: Policy, tuning: Tuning, at: datetime) -> None:
         self.cluster, self.policy, self.tuning, self.at = cluster, policy, tuning, at
-        self.jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False))
+        open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
+        self.jobs = [job for job in open_jobs if not job.is_query]
+        long_ago = at - timedelta(seconds=tuning.proof_within)
+        stuck = [job for job in open_jobs if job.is_ours and job.seen_first <= long_ago]
+        self.is_stuck = len(stuck) >= cluster.max_in_flight
+        """Whether each seat is held by a job that has waited longer than proof is promised."""
         self.work = rows.JobsByInstance(self.jobs)
         self.holds = {
             entry.key: hold
@@ -365,7 +372,7 @@ class _View:
             return Unconfirmed(cluster.name, problem, is_blocked=True)
         return Unconfirmed(
             cluster.name,
-            cluster.last_error or "no list has been read since",
+            cluster.last_error.removeprefix(f"{cluster.name}: ") or "no list has been read since",
             is_blocked=cluster.paused or cluster.is_failing,
         )
 
@@ -387,9 +394,10 @@ class _View:
         if self.cluster.paused:
             return Unconfirmed(name, "the cluster is paused", is_blocked=True)
         if self.cluster.is_failing:
-            return Unconfirmed(name, self.cluster.last_error, is_blocked=True)
+            error = self.cluster.last_error or "the cluster is failing"
+            return Unconfirmed(name, error.removeprefix(f"{self.cluster.name}: "), is_blocked=True)
         if question is None:
-            return Unconfirmed(name, "its turn has not come yet", is_blocked=False)
+            return self._unasked(name, "its turn has not come yet")
         if question.answer is not None:
             return Unconfirmed(name, "its answer waits to be settled", is_blocked=False)
         if question.token and question.job_id is not None:
@@ -403,7 +411,13 @@ class _View:
         if question.attempts:
             text = f"asked {question.attempts} times in vain: {question.error}"
             return Unconfirmed(name, text, is_blocked=True)
-        return Unconfirmed(name, "it waits to be asked about", is_blocked=False)
+        return self._unasked(name, "it waits to be asked about")
+
+    def _unasked(self, name: str, reason: str) -> Unconfirmed:
+        if self.is_stuck:
+            text = f"all {self.cluster.max_in_flight} seats are stuck behind locks"
+            return Unconfirmed(name, text, is_blocked=True)
+        return Unconfirmed(name, reason, is_blocked=False)
 
     def pull_look(self, found: Iterable[Request]) -> None:
         """Have looks go on while a request over a whole cluster waits for one."""

@@ -5,6 +5,7 @@ A moment of another epoch, or one that lies ahead, is no moment: whatever a row 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from proj.observation import (
     CONFIGURATION_FIELDS,
     Configuration,
     Interval,
+    Observation,
     Status,
     of_json,
     to_json,
@@ -116,9 +118,47 @@ def values_of_memory(memory: Memory) -> dict[str, Any]:
     }
 
 
+def void(cluster: Cluster) -> dict[str, Any]:
+    """Return the columns of an instance of which nothing is known in the cluster's epoch."""
+    return {
+        "epoch": cluster.epoch,
+        "observed_not_before": OLDEST,
+        "observed_not_after": OLDEST,
+        "confirmed_at": None,
+        "audited_at": None,
+        "stale_before": None,
+        "changes_since": None,
+        "changes_in_window": 0,
+        "flapping_since": None,
+        **values_of_memory(SETTLED),
+    }
+
+
 def key_of(row: Instance) -> str:
     """Return what names an instance in a hold: its uuid, or its name where it has none."""
     return row.uuid or row.name
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """What lists say of one that is not recorded."""
+
+    first: datetime
+    """When the first of the lists that say so was asked for."""
+    seen: Observation
+    """What the last one said."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``stranger_of`` reads back."""
+        return {"first": self.first.isoformat(), "seen": self.seen.to_json()}
+
+
+def stranger_of(value: Any) -> Stranger | None:
+    """Read what a question keeps of a stranger; what cannot be read was never kept."""
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        first, seen = datetime.fromisoformat(value["first"]), Observation.from_json(value["seen"])
+        return Stranger(first, seen)
+    return None
 
 
 class JobsByInstance:
@@ -132,11 +172,17 @@ class JobsByInstance:
                 self._by.setdefault(key, []).append(job)
 
     def on(self, row: Instance) -> list[Job]:
-        """Return the jobs on an instance, by their ids."""
+        """Return the jobs on an instance, by their ids.
+
+        A creation works on nobody who was shown: it makes another of the same name.
+        """
         if not self._jobs:
             return []
         found = {
-            id(job): job for key in (row.name, row.uuid) for job in self._by.get(key or "", ())
+            id(job): job
+            for key in (row.name, row.uuid)
+            for job in self._by.get(key or "", ())
+            if not (row.backend_status and work_on(job, row)[1] is Status.BUILD)
         }
         return sorted(found.values(), key=lambda job: (job.job_id is None, job.job_id))
 

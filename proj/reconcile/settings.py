@@ -58,5 +58,16 @@ class Tuning:
     """How long a mass change that no look finds any more can be approved."""
     open_requests: int = 1000
     """Above so many in a cluster, further ones are refused."""
+
     limits: Limits = field(default_factory=Limits)
     flapping: Flapping = field(default_factory=Flapping)
+
+    @property
+    def bound(self) -> timedelta:
+        """No change is recorded later than so long after it."""
+        return timedelta(seconds=self.proof_within + 2 * self.look_period)
+
+    @property
+    def patience(self) -> timedelta:
+        """A request ends when so long nothing could be done for what is left of it."""
+        return timedelta(seconds=self.proof_within + 2 * self.look_period_min)

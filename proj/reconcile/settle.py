@@ -16,11 +16,14 @@ from proj.inventory.models import Cluster, Instance, Question
 from proj.observation import Interval, Observation
 from proj.reconcile import questions, requests
 from proj.reconcile.context import Context
-from proj.reconcile.decide import Absent, Action, Answer
+from proj.reconcile.decide import Absent, Action, Answer, Rule
 from proj.reconcile.record import Item, Settled, in_batches, record
 from proj.reconcile.settings import Tuning
 
 SOURCE = "job"
+
+UNPROVEN = (Rule.MISSING_ONCE, Rule.IN_FLIGHT)
+"""A 404 that proves nothing yet: it is asked for again, rarer and rarer."""
 
 AT_ONCE = 50
 """Answers that one task settles: as many as do not make the next one wait."""
@@ -148,7 +151,7 @@ def _end(
     for question, item in evidence:
         it = first.get(question.pk)
         begun = item.seen.interval.not_before
-        if it is None or it.decision.action is Action.ASK:
+        if it is None or it.decision.action is Action.ASK or it.decision.rule in UNPROVEN:
             rule = "the answer names nobody" if it is None else it.decision.rule
             questions.failed(question, tuning, f"undecided: {rule}", at=context.now())
         elif begun >= question.newer_than:

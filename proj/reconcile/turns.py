@@ -5,11 +5,13 @@ the token is still in the row. A clock that has jumped since the last turn, or a
 is another, begins a new epoch, in which every older moment is void.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from django.db import connection, transaction
@@ -28,6 +30,8 @@ from proj.inventory.models import (
 from proj.reconcile import memo
 from proj.reconcile.context import Clock
 from proj.reconcile.settings import Tuning
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["look", "follow", "await"]
 
@@ -96,11 +100,19 @@ def take(name: str, kind: Kind, seconds: float, *, now: Clock) -> Turn | None:
         return None
     # Read anew: whoever stood still since, while others went on, is not a clock that went back.
     at = now()
-    if not schema.is_same_at(getattr(cluster, "newest_migration", 0)):
+    newest = getattr(cluster, "newest_migration", 0)
+    if not schema.is_same_at(newest):
+        _say_that_versions_differ(newest)
         release(Turn(cluster, token, at, kind, {"moment": cluster.moment}))
         return None
     _keep_epoch(cluster, getattr(cluster, "database", None), kind, at=at)
     return Turn(cluster, token, at, kind)
+
+
+@lru_cache(maxsize=1)
+def _say_that_versions_differ(_newest: int) -> None:
+    """Say once in each process why it does nothing."""
+    logger.error("no turn is taken: the database is of another version than this code: see /readyz")
 
 
 def keep(name: str, kind: Kind, token: str, seconds: float, *, at: datetime) -> Turn | None:

@@ -215,6 +215,22 @@ LISTS = [
         nothing(Rule.LIST_SUSPECTS, state_kept("ERROR_wrongnode", 4, 10)),
     ),
     Case(
+        "unless a job on it has ended since, at whose end the lists begin anew",
+        recorded(
+            observed=at(5), stale_before=moment(6), memory=state_kept("ERROR_wrongnode", 4)
+        ),
+        listed("ERROR_wrongnode"),
+        nothing(Rule.LIST_SUSPECTS, state_kept("ERROR_wrongnode", 10)),
+    ),
+    Case(
+        "and go on where it ended as the first of them began",
+        recorded(
+            observed=at(5), stale_before=moment(4), memory=state_kept("ERROR_wrongnode", 4)
+        ),
+        listed("ERROR_wrongnode"),
+        nothing(Rule.LIST_SUSPECTS, state_kept("ERROR_wrongnode", 4, 10)),
+    ),
+    Case(
         "nor where it was last read in another epoch",
         recorded(observed=None, memory=state_kept("ERROR_down", 4)), listed("ERROR_down"),
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 4, 10)),

@@ -150,7 +150,7 @@ class Engine:
 
         def announced() -> None:
             cluster = self.cluster
-            with suppress(ValueError):
+            with suppress(ValueError, requests.Removed):
                 announce.announce(
                     cluster, name, action=operation, job_id=job_id,
                     policy=self._policy_of(cluster), tuning=self.tuning, at=self._now(),

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.forms.models import model_to_dict
 
 from proj.cli.base import PlainCommand
@@ -17,6 +16,7 @@ from proj.observation import to_json
 from proj.reconcile import holds, rows, shown
 from proj.reconcile.decide import SETTLED, Memory, Rule
 from proj.reconcile.resolve import resolve_to_read
+from proj.wiring import tuning
 
 HISTORY = 20
 NEVER = "not yet"
@@ -140,7 +140,7 @@ def _why(
     if not is_queue_read(cluster, at=at):
         yield "the job queue cannot be read: no bound holds (PROOF_WITHIN), task_state is unknown"
     else:
-        seconds = (settings.PROOF_WITHIN + 2 * settings.LOOK_PERIOD).total_seconds()
+        seconds = tuning().bound.total_seconds()
         yield f"a change is recorded within {seconds:g} s: what no job proves, two lists settle"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from proj import health
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
 from proj.cli.waiting import FAILED, wait_for
@@ -115,13 +116,22 @@ def _show(reports: list[dict[str, Any]]) -> None:
         columns = ("cluster", "instance", "field", "from", "to", "backend_status", "rule")
         print_table(changes, (*columns, "job_id"))
     for report in reports:
-        outcome = report["outcome"] or f"still {report['state']}: is a worker running?"
-        error = f": {report['error']}" if report["error"] else ""
-        print(f"{report['cluster']}: {outcome}, {report['queried']} queried{error}")
+        print(f"{report['cluster']}: {_said(report)}")
         for it in report["unconfirmed"]:
             print(f"  not confirmed: {it['instance']}: {it['reason']}")
         for finding in report["findings"]:
             print(f"  {finding['instance']}: {finding['problem']}")
+
+
+def _said(report: dict[str, Any]) -> str:
+    """Return what a request came to, in a line; what was not confirmed stands below it."""
+    if not report["outcome"]:
+        return f"still {report['state']}: {next(health.problems(), 'is a worker running?')}"
+    if report["kind"] == Request.Kind.PLAN and report["changes"]:
+        return f"{len(report['changes'])} changes would be made; nothing was written"
+    is_told_below = report["unconfirmed"] or not report["error"]
+    error = "" if is_told_below else f": {report['error']}"
+    return f"{report['outcome']}, {report['queried']} queried{error}"
 
 
 def _exit_code(reports: list[dict[str, Any]], *, plan: bool) -> int:
