@@ -15,7 +15,7 @@ from django.db.models import Model, Q, QuerySet
 from proj.backend import BackendError, Busy, JobState, Misconfigured, QueuedJob, Reading
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Interval, Status
-from proj.reconcile import harvest, questions, requests, rows, turns
+from proj.reconcile import harvest, holds, questions, requests, rows, turns
 from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Listed, Policy, QueueRead
 from proj.reconcile.questions import Wanted
@@ -414,7 +414,9 @@ def _settle(
     if items:
         evidence = list(items.values())
         settled = record(cluster, evidence, policy, context.tuning, now=context.now)
-        if any(it.is_held for it in settled):
+        known = holds.held_keys(cluster)
+        if any(it.is_held and it.row and rows.key_of(it.row) not in known for it in settled):
+            # A look shows the operator all of it; what one has shown needs no other.
             Cluster.objects.filter(pk=cluster.pk).update(next_look_at=context.now())
 
 

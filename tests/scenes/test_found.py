@@ -20,7 +20,6 @@ LONG = 60 + 2 * 66 + 10
 unmended = pytest.mark.xfail(strict=True, raises=AssertionError, reason="proved, and not mended")
 
 
-@unmended
 def test_what_cannot_be_settled_keeps_lists_from_settling_others(make_scene, monkeypatch) -> None:
     monkeypatch.setattr(feed, "SETTLED_AT_ONCE", 6)
     scene = make_scene(*(f"vm{number}" for number in range(10)), limits=Limits())
@@ -31,6 +30,15 @@ def test_what_cannot_be_settled_keeps_lists_from_settling_others(make_scene, mon
     scene.world.tag("vm9", "new")
     scene.go_on(600, step=2)
     assert scene.row("vm9").tags == ["new"]
+
+
+def test_what_is_held_for_long_is_looked_at_no_more_often_than_all_else(make_scene) -> None:
+    scene = make_scene(*(f"vm{number}" for number in range(10)), limits=Limits())
+    scene.world.stop_all()
+    scene.go_on(200)
+    before = scene.world.count("look")
+    scene.go_on(600)
+    assert 8 <= scene.world.count("look") - before <= 13
 
 
 @pytest.mark.parametrize("kind", ["all", "nobody"])
