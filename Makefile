@@ -4,6 +4,9 @@ BIN := .venv/bin
 # What runs in one process, and so in parallel; of it, what touches no database is run once.
 ALONE := tests/ganeti tests/simulator tests/reconcile tests/scenes tests/world tests/inventory
 WITHOUT_DATABASE := tests/ganeti tests/simulator
+# Worker processes are run on PostgreSQL by the tests on the real Ganeti, and by these on SQLite.
+ON_SQLITE := tests/chain/test_simulated.py tests/api/test_chain.py tests/cli tests/dashboard \
+  tests/test_setup.py tests/test_environment.py
 EXPLORED := tests/world
 
 help: ## Show what there is
@@ -22,7 +25,7 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 	  $(BIN)/pytest -q -n 2 --database=sqlite $(ALONE) && \
 	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" $(ALONE:%=--ignore=%) && \
 	  $(BIN)/pytest -q -n 2 --database=postgres $(filter-out $(WITHOUT_DATABASE),$(ALONE)) && \
-	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%)
+	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%) $(ON_SQLITE:%=--ignore=%)
 
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
