@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nightly bench check format lock up lab lab-down
 BIN := .venv/bin
-# What runs in one process, and so in parallel; of it, what touches no database is run once.
+# What runs in one process, and so in parallel.
 ALONE := tests/ganeti tests/simulator tests/reconcile tests/scenes tests/world tests/inventory
-WITHOUT_DATABASE := tests/ganeti tests/simulator
+# Of it on PostgreSQL too: whatever meets, dies or locks. The rest passes there, and takes minutes.
+ON_BOTH := tests/scenes/test_scenes.py tests/scenes/test_promises.py tests/world tests/inventory
 # Worker processes are run on PostgreSQL by the tests on the real Ganeti, and by these on SQLite.
 ON_SQLITE := tests/chain/test_simulated.py tests/api/test_chain.py tests/cli tests/dashboard \
   tests/test_setup.py tests/test_environment.py
@@ -24,13 +25,14 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 	  export TEST_LAB=var/test-lab; \
 	  $(BIN)/pytest -q -n 2 --database=sqlite $(ALONE) && \
 	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" $(ALONE:%=--ignore=%) && \
-	  $(BIN)/pytest -q -n 2 --database=postgres $(filter-out $(WITHOUT_DATABASE),$(ALONE)) && \
+	  $(BIN)/pytest -q -n 2 --database=postgres $(ON_BOTH) && \
 	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%) $(ON_SQLITE:%=--ignore=%)
 
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
 
 nightly: setup ## Explore 5,000 histories, and all of each pair of turns, on both databases
+	$(BIN)/pytest -q -n 2 --database=postgres tests/reconcile tests/scenes
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)
 
