@@ -300,8 +300,7 @@ def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) ->
     """Claim as many questions as there are seats, and issue them."""
     tuning, policy = context.tuning, context.policy_of(cluster)
     with transaction.atomic():
-        locked = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-        fresh = locked.order_by().first()
+        fresh = turns.locked(cluster)
         if fresh is None or fresh.paused:
             return
         claimed = questions.claim(fresh, policy, tuning, at=context.now())

@@ -414,8 +414,8 @@ def _settle(
     if items:
         evidence = list(items.values())
         settled = record(cluster, evidence, policy, context.tuning, now=context.now)
-        known = holds.held_keys(cluster)
-        if any(it.is_held and it.row and rows.key_of(it.row) not in known for it in settled):
+        held = {rows.key_of(it.row) for it in settled if it.is_held and it.row is not None}
+        if held and not held <= holds.held_keys(cluster):
             # A look shows the operator all of it; what one has shown needs no other.
             Cluster.objects.filter(pk=cluster.pk).update(next_look_at=context.now())
 

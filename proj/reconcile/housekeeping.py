@@ -24,7 +24,7 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
     for cluster in Cluster.objects.all():
         with transaction.atomic():
             # Under its lock: nobody dates a row of this epoch later than now, or begins another.
-            fresh, at = _locked(cluster), context.now()
+            fresh, at = turns.locked(cluster), context.now()
             if fresh is None:
                 continue
             if _is_first_of_epoch(fresh, at):
@@ -35,11 +35,6 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
             _end_unserved(fresh, context, at=at)
         requests.forget(cluster, before=at - keep)
         Hold.objects.filter(cluster=cluster, current=False, seen_at__lt=at - keep).delete()
-
-
-def _locked(cluster: Cluster) -> Cluster | None:
-    mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-    return mine.order_by().first()
 
 
 def _is_first_of_epoch(cluster: Cluster, at: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""The one road from evidence to the database, and the only writer of an instance's state.
+"""The one road from evidence to the database; only a BUILD is begun elsewhere, in ``feed.py``.
 
 Whatever the source, evidence comes here in batches: the rows of all instances concerned are
 locked and read, each is decided about by the one ``decide()``, and what follows is written in

@@ -26,7 +26,7 @@ from proj.inventory.models import (
 )
 from proj.names import is_instance_name
 from proj.observation import Status
-from proj.reconcile import confirmed, holds, questions, rows
+from proj.reconcile import confirmed, holds, questions, rows, turns
 from proj.reconcile.context import Clock
 from proj.reconcile.decide import Policy
 from proj.reconcile.questions import Wanted
@@ -130,8 +130,7 @@ def locked(cluster: Cluster) -> Cluster:
     Raises:
         Removed: it is not there any more.
     """
-    mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-    fresh = mine.order_by().first()
+    fresh = turns.locked(cluster)
     if fresh is None:
         raise Removed(cluster.name)
     return fresh

@@ -156,6 +156,15 @@ def _furthest(tuning: Tuning) -> timedelta:
     return 2 * timedelta(seconds=max(tuning.look_period, tuning.retry_cap))
 
 
+def locked(cluster: Cluster) -> Cluster | None:
+    """Lock the cluster's row for the present transaction, and read it; None where it is gone.
+
+    Before any question and any instance of it.
+    """
+    mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
+    return mine.order_by().first()
+
+
 def has_jumped(last: datetime | None, at: datetime) -> bool:
     """Whether the clock may have jumped since the last turn; a pause cannot be told from it."""
     return last is None or not last - BACKWARDS <= at <= last + FORWARDS
@@ -171,8 +180,7 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
         keeping: the turn that finds it out goes on.
     """
     with transaction.atomic():
-        mine = Cluster.objects.select_for_update(no_key=True).filter(pk=cluster.pk)
-        found = mine.order_by().first()
+        found = locked(cluster)
         if found is None:
             return
         if found.generation == generation and not has_jumped(found.moment, at):
@@ -185,7 +193,7 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
             for part in ("until", "token")
             if kind != keeping
         }
-        mine.update(
+        Cluster.objects.filter(pk=cluster.pk).update(
             **over,
             epoch=F("epoch") + 1,
             generation=generation,
