@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import Error, connection
-from django.db.models import Exists, F, Max, OuterRef, Q
+from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from redis.exceptions import RedisError
 
 from proj.clock import now
@@ -56,10 +56,17 @@ def _broken_promises(at: datetime) -> Iterator[str]:
     """Yield a line for each cluster whose changes may be recorded later than is promised."""
     bound = tuning().bound
     for cluster in Cluster.objects.filter(paused=False):
+        if cluster.failures >= FAILURES:
+            yield f"{cluster.name}: its instances cannot be listed: {_error(cluster)}"
+        elif _is_list_incomplete(cluster, at - bound):
+            yield f"{cluster.name}: no complete list since long: {_finding(cluster)}"
         if _is_queue_unread(cluster, at):
             yield f"{cluster.name}: its job queue could not be read: no bound holds for changes"
-    for name in _unasked(at - bound):
-        yield f"{name}: questions wait, and nobody asks them: does the worker `ganeti` run?"
+    waiting = _with_questions_since(at - bound)
+    for cluster in waiting.filter(_was_not_asked_since(at - bound)):
+        yield f"{cluster.name}: questions wait, and nobody asks them: does the worker `ganeti` run?"
+    for cluster in waiting.filter(ask_failures__gt=0):
+        yield f"{cluster.name}: questions wait, and cannot be asked: {_error(cluster)}"
     late = Instance.objects.filter(
         Q(differs_since__lt=at - 2 * bound) | Q(missing_first__lt=at - 2 * bound),
         cluster__paused=False, cluster__failures=0, cluster__follow_failures=0,
@@ -79,17 +86,34 @@ def _is_queue_unread(cluster: Cluster, at: datetime) -> bool:
     return cluster.follow_failures >= FAILURES or cluster.looks > max(1, looks)
 
 
-def _unasked(since: datetime) -> list[str]:
-    """Return the clusters with questions that wait since then, and whose turn to ask is overdue."""
+def _error(cluster: Cluster) -> str:
+    return cluster.last_error.removeprefix(f"{cluster.name}: ")
+
+
+def _is_list_incomplete(cluster: Cluster, since: datetime) -> bool:
+    """Whether the lists since then were incomplete: one that is cut short by its digest was not."""
+    looked = cluster.looked_not_after
+    is_old = cluster.looks > PERIODS if looked is None else looked < since
+    return is_old and not cluster.agreed_digest and bool(cluster.findings)
+
+
+def _finding(cluster: Cluster) -> str:
+    first = cluster.findings[0]
+    return f"{first.get('instance')}: {first.get('problem')}"
+
+
+def _with_questions_since(since: datetime) -> "QuerySet[Cluster]":
+    """Return the clusters of which somebody may be asked about, and has waited since then."""
     waiting = Question.objects.filter(
         Q(retry_at=None) | Q(retry_at__lt=since),
         cluster=OuterRef("pk"), token="", epoch=OuterRef("epoch"), wanted_since__lt=since,
     )  # fmt: skip
-    overdue = Cluster.objects.filter(
-        Q(next_ask_at=None) | Q(next_ask_at__lt=since), Q(asked_at=None) | Q(asked_at__lt=since),
-        paused=False, failures=0, follow_failures=0, ask_failures=0,
-    ).filter(Exists(waiting))  # fmt: skip
-    return list(overdue.values_list("name", flat=True))
+    return Cluster.objects.filter(Exists(waiting), paused=False, failures=0, follow_failures=0)
+
+
+def _was_not_asked_since(since: datetime) -> Q:
+    is_overdue = Q(next_ask_at=None) | Q(next_ask_at__lt=since)
+    return is_overdue & (Q(asked_at=None) | Q(asked_at__lt=since)) & Q(ask_failures=0)
 
 
 def _excused(found: Sequence[Instance], at: datetime) -> set[Instance]:
@@ -112,7 +136,7 @@ def _excused(found: Sequence[Instance], at: datetime) -> set[Instance]:
 
 def _is_disputed(row: Instance, at: datetime) -> bool:
     differs = rows.differs_of(row.differs, at=at).values()
-    return all(it.acquittals or it.asleep_until for it in differs)
+    return bool(differs) and all(it.acquittals or it.asleep_until for it in differs)
 
 
 def _is_nobody_looking(at: datetime) -> bool:

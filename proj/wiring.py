@@ -40,7 +40,7 @@ def policy_of(cluster: Cluster) -> Policy:
         adopt=cluster.unknown == UnknownPolicy.ADOPT,
         proof_within=settings.PROOF_WITHIN,
         gone_after=settings.GONE_AFTER,
-        doubt=max(settings.LOOK_PERIOD, settings.PROOF_WITHIN),
+        doubt=settings.PROOF_WITHIN + settings.LOOK_PERIOD,
         list_only=LIST_ONLY,
         ends_only=ENDS_ONLY,
         job_blind=JOB_BLIND,

@@ -119,6 +119,9 @@ class Cluster(models.Model):
         null=True, blank=True, help_text="until when the present reading of the queue owns it"
     )
     follow_token = models.CharField(max_length=16, blank=True)
+    followed_since = models.DateTimeField(
+        null=True, blank=True, help_text="since when no job can have come and gone unseen"
+    )
     read_not_before = models.DateTimeField(
         null=True, blank=True, help_text="when the last reading of the queue was asked for"
     )

@@ -64,8 +64,7 @@ def issue(name: str, context: Context) -> Step:
 
 def step(name: str, token: str, context: Context) -> Step:
     """Go on with a chain begun before, where it is still this one."""
-    at = context.now()
-    held = turns.keep(name, "await", token, context.tuning.chain_lease, at=at)
+    held = turns.keep(name, "await", token, context.tuning.chain_lease, now=context.now)
     if held is None:
         return Step([])
     if held.cluster.paused:
@@ -195,9 +194,8 @@ def _poll(
         if not (report.verdict is Verdict.ANSWERED and report.observations):
             _take(asked[report.job_id], report, backend, context, done, at=at)
     ended = [it.job_id for it in reports if it.verdict is not Verdict.PENDING]
-    Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).update(
-        state=JobState.ENDED.value
-    )
+    # Gone at once: also where the queue cannot be read they hold no seats, and do not pile up.
+    Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).delete()
     return [submitted[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
 
 

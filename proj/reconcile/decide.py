@@ -56,14 +56,16 @@ class Difference:
     """What the last lists said of one field, where it is not as recorded."""
 
     value: Any
+    since: datetime
+    """When the first of all the lists in a row that say so was asked for."""
     first: datetime
-    """When the first of the lists that say so was asked for."""
+    """When the first of them was that no job on the instance has ended since."""
     last: Interval
     """Of the last one."""
     acquittals: int = 0
     """How often a job has contradicted it."""
     asleep_until: datetime | None = None
-    """A disagreement that lasts is asked about rarer and rarer."""
+    """A disagreement that lasts is asked about rarer, but within the time of a proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +183,8 @@ class Policy:
     """So long a job may fail to prove what lists say; then lists that agree settle it."""
     gone_after: timedelta = timedelta(seconds=10)
     """The least time between the two lists that prove an instance gone."""
-    doubt: timedelta = timedelta(seconds=60)
-    """How long a contradicted list is not asked about again; doubled with each time."""
+    doubt: timedelta = timedelta(seconds=120)
+    """What a job has contradicted is asked about again within so long: it may have become true."""
     list_only: frozenset[str] = frozenset()
     """Words that only the list of all instances can give."""
     ends_only: frozenset[str] = frozenset()
@@ -193,8 +195,9 @@ class Policy:
     """Fields that no job tells."""
 
 
-MOST_DOUBLINGS = 8
-"""A disagreement that lasts is asked about again after 256 times ``Policy.doubt`` at most."""
+DOUBLINGS = 3
+"""What a job has contradicted is asked about again after an eighth of ``Policy.doubt``, then after
+twice as long each time, up to all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +340,7 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
         return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), SETTLED)
     kept = recorded.memory.differs
     differs = {
-        name: _continued(
-            _since_observed(name, kept.get(name), recorded, policy), value, seen.interval
-        )
+        name: _continued(kept.get(name), value, seen.interval, recorded.stale_before)
         for name, value in found.items()
     }
     memory = Memory(differs)
@@ -348,33 +349,27 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
     return Decision(Action.NOTHING, Rule.LIST_SUSPECTS, memory=memory)
 
 
-def _since_observed(
-    name: str, kept: Difference | None, recorded: Recorded, policy: Policy
-) -> Difference | None:
-    """Forget what lists said before the instance was last read.
-
-    Unless a job denied just that, or cannot tell it: of that nothing was read.
-    """
-    if kept is None or kept.acquittals or recorded.observed is None:
-        return kept
-    if _is_of_lists(name, kept.value, policy):
-        ended = recorded.stale_before
-        return kept if ended is None or kept.first >= ended else None
-    return kept if kept.first > recorded.observed.not_after else None
-
-
-def _continued(kept: Difference | None, value: Any, interval: Interval) -> Difference:
-    if kept is None or kept.value != value or kept.last.not_before > interval.not_before:
-        return Difference(value, interval.not_before, interval)
-    if kept.asleep_until is not None and kept.asleep_until <= interval.not_before:
+def _continued(
+    kept: Difference | None, value: Any, interval: Interval, stale_before: datetime | None
+) -> Difference:
+    begun = interval.not_before
+    if kept is None or kept.value != value or kept.last.not_before > begun:
+        return Difference(value, begun, begun, interval)
+    if kept.asleep_until is not None and kept.asleep_until <= begun:
         # It is asked about once more, and the time in which a proof may come begins anew.
-        return replace(kept, first=interval.not_before, last=interval, asleep_until=None)
+        return replace(kept, since=begun, first=begun, last=interval, asleep_until=None)
+    if stale_before is not None and kept.first < stale_before:
+        return replace(kept, first=begun, last=interval)
     return replace(kept, last=interval)
 
 
 def _on_missing_row(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
-    if recorded is None or recorded.is_gone or _is_known_failure(recorded):
+    if recorded is None:
         return Decision(Action.NOTHING, Rule.AGREES)
+    if recorded.is_gone or _is_known_failure(recorded):
+        # What earlier lists said of its return is over.
+        memory = None if recorded.memory == SETTLED else SETTLED
+        return Decision(Action.NOTHING, Rule.AGREES, memory=memory)
     if _is_stale(recorded, interval) or _overlaps(recorded, interval):
         return Decision(Action.NOTHING, Rule.STALE)
     before = recorded.memory.missing
@@ -437,7 +432,7 @@ def _after_answer(
         if name not in told or _is_of_lists(name, it.value, policy):
             differs[name] = it
         elif it.value != told[name]:
-            wait = policy.doubt * 2 ** min(it.acquittals, MOST_DOUBLINGS)
+            wait = policy.doubt / 2 ** max(0, DOUBLINGS - it.acquittals)
             differs[name] = replace(
                 it, acquittals=it.acquittals + 1, asleep_until=interval.not_after + wait
             )
@@ -476,9 +471,8 @@ def _on_missing_name(recorded: Recorded | None, interval: Interval, policy: Poli
 
 def _on_reading(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
     """Show an operation that has begun, and settle what two lists agree on."""
-    if recorded is None or recorded.is_gone:
+    if recorded is None:
         return Decision(Action.NOTHING, Rule.AGREES)
-    begun = [job for job in recorded.jobs if job.has_begun]
     status = under_way(recorded)
     if status is not None:
         if status is recorded.state[0]:
@@ -486,44 +480,43 @@ def _on_reading(recorded: Recorded | None, interval: Interval, policy: Policy) -
         began = (Change("status", recorded.state[0], status),)
         return Decision(Action.RECORD, Rule.OPERATION_BEGAN, began)
     kept = recorded.memory.differs
-    since = max((job.running_since for job in begun if job.running_since), default=None)
-    differs = {name: it for name, it in kept.items() if since is None or it.first >= since}
     settled = {
         name: it.value
-        for name, it in differs.items()
-        if _is_settled(recorded, name, it, interval, policy, is_worked_on=bool(begun))
+        for name, it in kept.items()
+        if _is_settled(recorded, name, it, interval, policy)
     }
+    if recorded.is_gone and "state" not in settled:
+        # What does not exist has no configuration that could change.
+        settled = {}
     if settled:
-        left = Memory({name: it for name, it in differs.items() if name not in settled})
-        changes = changes_to(recorded, settled)
-        return Decision(Action.RECORD, Rule.TWO_LISTS_AGREE, changes, left)
-    memory = None if len(differs) == len(kept) else replace(recorded.memory, differs=differs)
-    return Decision(Action.NOTHING, Rule.LIST_SUSPECTS if kept else Rule.AGREES, memory=memory)
+        rule = Rule.RETURNED if recorded.is_gone else Rule.TWO_LISTS_AGREE
+        left = Memory({name: it for name, it in kept.items() if name not in settled})
+        return Decision(Action.RECORD, rule, changes_to(recorded, settled), left)
+    return Decision(Action.NOTHING, Rule.LIST_SUSPECTS if kept else Rule.AGREES)
 
 
 def _is_settled(
-    recorded: Recorded,
-    name: str,
-    it: Difference,
-    reading: Interval,
-    policy: Policy,
-    *,
-    is_worked_on: bool,
+    recorded: Recorded, name: str, it: Difference, reading: Interval, policy: Policy
 ) -> bool:
-    """Whether two lists agree on it, and a reading of the queue that began after the second."""
-    if not (it.first < it.last.not_before and it.last.not_after < reading.not_before):
+    """Whether lists agree on it, and a reading of the queue that began after the last of them.
+
+    Either there was time for a proof, and every list in it said the same, whatever jobs came and
+    went; or no job can prove it, and two lists say so that no job on the instance came between.
+    """
+    ended, begun = recorded.stale_before, it.last.not_before
+    if it.asleep_until is not None or it.last.not_after >= reading.not_before:
         return False
-    if it.asleep_until is not None:
+    if ended is not None and begun < ended:
         return False
-    if recorded.stale_before is not None and it.first < recorded.stale_before:
+    is_worked_on = any(job.has_begun for job in recorded.jobs)
+    if is_worked_on and _waits_for_end(name, it.value, policy):
         return False
-    is_of_lists = _is_of_lists(name, it.value, policy)
-    observed = recorded.observed
-    if not is_of_lists and observed is not None and it.first <= observed.not_after:
-        return False
-    waits_for_end = name == "name" or (name == "state" and it.value[1] in policy.ends_only)
-    if is_worked_on and waits_for_end:
-        return False
-    if not is_worked_on and is_of_lists:
+    if it.since < begun and begun - it.since >= policy.proof_within:
         return True
-    return it.last.not_before - it.first >= policy.proof_within
+    is_undisturbed = it.first < begun and (ended is None or it.first >= ended)
+    return is_undisturbed and not is_worked_on and _is_of_lists(name, it.value, policy)
+
+
+def _waits_for_end(name: str, value: Any, policy: Policy) -> bool:
+    """Whether any operation may make it seem so for a while."""
+    return name == "name" or (name == "state" and value[1] in policy.ends_only)

@@ -112,8 +112,14 @@ def _is_quiet(cluster: Cluster) -> bool:
 def _read(cluster: Cluster, reading: Reading, tuning: Tuning, *, at: datetime) -> dict[str, Any]:
     """Return what a reading that succeeded leaves in the cluster's row."""
     after, gap = _place(cluster, reading, tuning)
+    since = cluster.followed_since
+    is_known = since is not None and since <= at and cluster.feed_after is not None
+    if not is_known or (after or 0) < (cluster.feed_after or 0):
+        # What began and ended before the first reading, or in another queue, was never seen.
+        since = reading.interval.not_before
     values = {
         "feed_after": after,
+        "followed_since": since,
         "feed_gap_since": gap,
         "feeds": cluster.feeds + 1,
         "read_not_before": reading.interval.not_before,
@@ -136,6 +142,8 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     fresh = Cluster.objects.only("read_not_before").get(pk=cluster.pk).read_not_before
     if fresh is not None and reading.interval.not_before <= fresh <= at:
         return False
+    left = _read(cluster, reading, tuning, at=at)
+    cluster.followed_since = left["followed_since"]
     mirror = _Mirror(cluster, reading, before)
     mirror.update()
     ended = mirror.ended()
@@ -149,7 +157,7 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     _begin_builds(cluster, mirror.works(), policy, reading.interval, at=at)
     _settle(cluster, mirror, policy, context, reading.interval)
     _adopt_listed(cluster, mirror, policy, context, reading.interval)
-    Cluster.objects.filter(pk=cluster.pk).update(**_read(cluster, reading, tuning, at=at))
+    Cluster.objects.filter(pk=cluster.pk).update(**left)
     cluster.refresh_from_db()
     questions.end_needless(cluster, mirror.works(), tuning, at=at)
     requests.settle(cluster, policy, tuning, now=context.now)
@@ -199,11 +207,20 @@ class _Mirror:
             cluster=self._cluster, job_id=seen.job_id, epoch=self._cluster.epoch,
             state=JobState.QUEUED.value, names=[], uuids=[],
             seen_first=self._reading.interval.not_after,
-            unstarted_at=self._before.not_before if self._before else None,
+            unstarted_at=self._unstarted(),
         )  # fmt: skip
         self._jobs[seen.job_id] = row
         self._new.add(seen.job_id)
         return row
+
+    def _unstarted(self) -> datetime | None:
+        """Return when a job that is new was known not to have begun: it was not there yet.
+
+        Unless it may have been one of those that could not be read.
+        """
+        if self._before is None or self._cluster.unreadable_jobs:
+            return None
+        return self._before.not_before
 
     def _bring(self, row: Job, seen: QueuedJob) -> None:
         interval = self._reading.interval
@@ -452,7 +469,8 @@ def _adopt_listed(
         wait = timedelta(0) if is_of_lists else policy.proof_within
         named = Instance(uuid=seen.uuid, name=seen.instance)
         if (
-            first < last.not_before
+            (cluster.followed_since is None or cluster.followed_since <= first)
+            and first < last.not_before
             and last.not_before - first >= wait
             and last.not_after < interval.not_before
             and not any(job.running_since for job in work.on(named))

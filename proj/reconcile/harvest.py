@@ -12,7 +12,7 @@ from django.db.models import F
 from proj.backend import BackendError, Busy, JobState, TryAgain
 from proj.inventory.models import Cluster, Job, Priority
 from proj.observation import Evidence, Observation
-from proj.reconcile import questions
+from proj.reconcile import questions, turns
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Action, Answer, Policy
 from proj.reconcile.questions import Wanted
@@ -74,7 +74,10 @@ def _read(cluster: Cluster, job: Job, context: Context, policy: Policy) -> bool:
         nonlocal is_asked
         items = [Item(Answer(it), it.uuid, it.instance, SOURCE, job.job_id) for it in batch]
         with transaction.atomic():
-            settled = record(cluster, items, policy, tuning, now=context.now)
+            fresh = turns.locked(cluster)
+            if fresh is None:
+                return
+            settled = record(fresh, items, policy, tuning, now=context.now)
         asked = [it for it in settled if it.decision.action is Action.ASK]
         wanted = [Wanted(it.item.uuid, it.item.name, at) for it in asked]
         with transaction.atomic():

@@ -35,11 +35,16 @@ def held_keys(cluster: Cluster) -> set[str]:
     return {entry.key for hold in current for entry in entries_of(hold)}
 
 
-def approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> set[Entry]:
-    """Return the changes that an operator has let through, until they are written or old."""
+def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:
+    """Return the changes that an operator has let through, and those that are not written yet."""
     since = at - timedelta(seconds=tuning.hold_for)
-    found = Hold.objects.filter(cluster=cluster, approved_at__gt=since, approved_at__lte=at)
-    return {entry for hold in found for entry in entries_of(hold)}
+    found = list(Hold.objects.filter(cluster=cluster, approved_at__gt=since, approved_at__lte=at))
+    granted, waiting = set(), set()
+    for hold in found:
+        entries = set(entries_of(hold))
+        granted |= entries
+        waiting |= entries - _changed(cluster, hold.approved_at or at, at)
+    return granted, waiting
 
 
 def weigh(
@@ -54,7 +59,7 @@ def weigh(
 
     The one place where the brake is put on, whatever evidence the changes rest on.
     """
-    free = approved(cluster, tuning, at=at)
+    granted, free = _approved(cluster, tuning, at=at)
     coming = {entry for entry in entries if entry not in free}
     if not coming:
         return "", set()
@@ -68,7 +73,7 @@ def weigh(
     )
     reason = brake.reason_to_hold(
         coming | waiting,
-        recent=_recent(cluster, at) - free,
+        recent=_changed(cluster, at - RECENTLY, at) - granted,
         known=known,
         limits=tuning.limits,
         is_list_empty=is_list_empty,
@@ -131,10 +136,11 @@ def approve(hold: Hold, tuning: Tuning, *, at: datetime) -> list[Entry]:
     return entries_of(hold)
 
 
-def _recent(cluster: Cluster, at: datetime) -> set[Entry]:
+def _changed(cluster: Cluster, since: datetime, at: datetime) -> set[Entry]:
+    """Return what was recorded since then of what the brake counts."""
     changed = (
         Transition.objects.filter(
-            instance__cluster=cluster, field="status", at__gt=at - RECENTLY, at__lte=at
+            instance__cluster=cluster, field="status", at__gt=since, at__lte=at
         )
         .filter(after__in=[Status.DELETED.value, Status.STOPPED.value])
         .order_by()

@@ -110,6 +110,10 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
     if isinstance(seen, Interval):
         held.values |= _looked(cluster, seen, tuning, is_restless=False)
         return After()
+    if context.now() - held.at > timedelta(seconds=tuning.look_lease / 2):
+        # A list that was long in coming leaves time to be compared.
+        with transaction.atomic():
+            held.lock()
     policy = context.policy_of(cluster)
     found = compare(cluster, seen, policy, memo.agreed, at=context.now())
     is_asked = _keep(held, seen, found, policy, context)

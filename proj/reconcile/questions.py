@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection
-from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, Max, Model, OuterRef, Q, QuerySet
 
 from proj.backend import JobState
 from proj.inventory import statements
@@ -24,10 +24,12 @@ from proj.reconcile.context import backoff
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
 
+T = TypeVar("T", bound=Model)
+
 ENDED_AT_ONCE = 500
 
-MOST = 60
-"""So many of each priority are looked at for one that may go."""
+PAGE = 60
+"""So many are read at a time, until one is found that may go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def claim(
     if cluster.read is None and not cluster.follow_failures:
         # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
         return []
-    open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
-    ours = {job.job_id for job in open_jobs if job.is_ours}
+    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True)
+    ours = set(open_jobs.values_list("job_id", flat=True))
     held = list(Question.objects.filter(cluster=cluster).exclude(token=""))
     claimed = [it for it in held if it.job_id is None and it.answer is None]
     seats = cluster.max_in_flight - len(ours) - len(claimed)
@@ -120,7 +122,7 @@ def claim(
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
     asking = [*claimed, *(it for it in held if it.job_id in ours)]
-    choice = _Choice(cluster, open_jobs, asking, policy, tuning, tokens=tokens, at=at)
+    choice = _Choice(cluster, asking, policy, tuning, tokens=tokens, at=at)
     taken: list[tuple[Question, Instance | None]] = []
     while len(taken) < seats:
         found = choice.next(cluster.asked + len(taken))
@@ -163,7 +165,6 @@ class _Choice:
     def __init__(
         self,
         cluster: Cluster,
-        open_jobs: Sequence[Job],
         asking: Sequence[Question],
         policy: Policy,
         tuning: Tuning,
@@ -171,31 +172,74 @@ class _Choice:
         tokens: float,
         at: datetime,
     ) -> None:
-        self._cluster, self._policy = cluster, policy
-        self._work = rows.JobsByInstance([job for job in open_jobs if not job.is_query])
+        self._cluster, self._policy, self._tuning, self._at = cluster, policy, tuning, at
+        self._work = rows.JobsByInstance(rows.at_work(cluster, tuning, at=at))
         self._held = holds.held_keys(cluster)
         self._most_of_node = max(1, cluster.max_in_flight - 1)
         self._nodes: Counter[str] = Counter()
         self.spent = 0
         """Jobs of the audit's budget among those that were chosen."""
-        by_priority = _by_priority(ready(cluster, tuning, at=at))
-        self._rows = _rows_of(cluster, [*asking, *chain.from_iterable(by_priority.values())])
+        self._budget = int(tokens)
+        self._budgeted: set[int] = set()
+        waiting = ready(cluster, tuning, at=at)
+        first = list(waiting.order_by("priority", "attempts", "wanted_since", "pk")[:PAGE])
+        self._rows = _rows_of(cluster, [*asking, *first])
         for question in asking:
             self._count(question, self._row(question))
-        self._budgeted: set[int] = set()
-        drawn = self._drawn(tuning, budget=int(tokens), at=at)
+        self._full = [node for node, number in self._nodes.items() if number >= self._most_of_node]
+        by_priority = {
+            it: iter([question for question in first if question.priority == it])
+            if len(first) < PAGE
+            else self._pages(waiting.filter(priority=it))
+            for it in Priority
+        }
         self._next = {
-            Priority.ON_DEMAND: iter(by_priority[Priority.ON_DEMAND]),
-            Priority.SUSPECT: iter(by_priority[Priority.SUSPECT]),
-            Priority.AUDIT: chain(by_priority[Priority.AUDIT], drawn),
+            Priority.ON_DEMAND: by_priority[Priority.ON_DEMAND],
+            Priority.SUSPECT: by_priority[Priority.SUSPECT],
+            Priority.AUDIT: chain(by_priority[Priority.AUDIT], self._drawn()),
         }
 
-    def _drawn(self, tuning: Tuning, *, budget: int, at: datetime) -> Iterator[Question]:
-        """Draw for the audit, only as the first of them is wanted: it reads every instance."""
-        drawn, is_of_all = _drawn(self._cluster, self._policy, tuning, budget=budget, at=at)
-        self._budgeted = set() if is_of_all else {row.pk for row in drawn}
-        for row in drawn:
-            yield self._about(row, at)
+    def _pages(self, waiting: "QuerySet[Question]") -> Iterator[Question]:
+        """Yield all that wait, in their order, but for those of nodes that are full already."""
+        if self._full:
+            waiting = waiting.exclude(Exists(self._on_full_nodes().filter(uuid=OuterRef("uuid"))))
+        for page in _pages(waiting.order_by("attempts", "wanted_since", "pk")):
+            self._rows |= _rows_of(self._cluster, page)
+            yield from page
+
+    def _on_full_nodes(self) -> "QuerySet[Instance]":
+        return Instance.objects.filter(cluster=self._cluster, nodes__0__in=self._full)
+
+    def _drawn(self) -> Iterator[Question]:
+        """Draw those that no row asks about, of ``--all``, or of the audit within its budget.
+
+        Only as the first of them is wanted: it reads every instance.
+        """
+        waiting = Question.objects.filter(cluster=self._cluster).filter(
+            Q(uuid=OuterRef("uuid")) | Q(uuid=None, name=OuterRef("name"))
+        )
+        mine = (
+            Instance.objects.filter(~Exists(waiting), cluster=self._cluster)
+            .exclude(status=Status.DELETED)
+            # What was never shown cannot be asked about, and of some words only lists can tell.
+            .exclude(backend_status__in=["", *self._policy.list_only])
+        )
+        if self._full:
+            mine = mine.exclude(pk__in=self._on_full_nodes().values("pk"))
+        wished: set[int] = set()
+        for page in _pages(_of_all(self._cluster, mine, at=self._at)):
+            wished |= {row.pk for row in page}
+            yield from (self._about(row) for row in page)
+        if self._budget < 1:
+            return
+        for page in _pages(_oldest(self._cluster, mine, self._tuning, at=self._at)):
+            for row in page:
+                if row.pk in wished:
+                    continue
+                self._budgeted.add(row.pk)
+                yield self._about(row)
+                if self.spent >= self._budget:
+                    return
 
     def next(self, turn: int) -> tuple[Question, Instance | None] | None:
         """Return the next question; of each eight turns one is a suspect's, one the audit's."""
@@ -232,21 +276,22 @@ class _Choice:
     def _row(self, question: Question) -> Instance | None:
         return self._rows.get(question.uuid or question.name)
 
-    def _about(self, row: Instance, at: datetime) -> Question:
+    def _about(self, row: Instance) -> Question:
         self._rows[rows.key_of(row)] = row
         return Question(
             cluster=self._cluster, uuid=row.uuid, name=row.name, priority=Priority.AUDIT,
-            epoch=self._cluster.epoch, wanted_since=at, newer_than=at,
+            epoch=self._cluster.epoch, wanted_since=self._at, newer_than=self._at,
         )  # fmt: skip
 
 
-def _by_priority(waiting: "QuerySet[Question]") -> dict[Priority, list[Question]]:
-    """Return the first of each priority, by one statement where there are few."""
-    found = list(waiting.order_by("priority", "attempts", "wanted_since", "pk")[:MOST])
-    if len(found) < MOST:
-        return {it: [question for question in found if question.priority == it] for it in Priority}
-    of_each = waiting.order_by("attempts", "wanted_since", "pk")
-    return {it: list(of_each.filter(priority=it)[:MOST]) for it in Priority}
+def _pages(them: "QuerySet[T]") -> Iterator[list[T]]:
+    """Yield rows in their order, no more at a time than are likely to be wanted."""
+    start = 0
+    while page := list(them[start : start + PAGE]):
+        yield page
+        if len(page) < PAGE:
+            return
+        start += PAGE
 
 
 def _is_of_lists(listed: Any, policy: Policy) -> bool:
@@ -276,41 +321,27 @@ def _rows_of(cluster: Cluster, asked: Sequence[Question]) -> dict[str, Instance]
     return found
 
 
-def _drawn(
-    cluster: Cluster, policy: Policy, tuning: Tuning, *, budget: int, at: datetime
-) -> tuple[list[Instance], bool]:
-    """Draw those that no row asks about, of ``--all``, or of the audit within its budget.
-
-    Returns:
-        The instances, and whether they are of ``--all``.
-    """
-    waiting = Question.objects.filter(cluster=cluster).filter(
-        Q(uuid=OuterRef("uuid")) | Q(uuid=None, name=OuterRef("name"))
-    )
-    mine = (
-        Instance.objects.filter(~Exists(waiting), cluster=cluster)
-        .exclude(status=Status.DELETED)
-        # What was never shown cannot be asked about, and of some words only lists can tell.
-        .exclude(backend_status__in=["", *policy.list_only])
-    )
-    is_old = ~Q(epoch=cluster.epoch)
+def _of_all(cluster: Cluster, mine: "QuerySet[Instance]", *, at: datetime) -> "QuerySet[Instance]":
+    """Return those that ``--all`` wants confirmed, and that had no turn since."""
     wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
     since = wishes.filter(kind=Request.Kind.ALL).aggregate(it=Max("requested_at"))["it"]
-    if since is not None:
-        unconfirmed = Q(confirmed_at=None) | Q(confirmed_at__lt=since)
-        had_no_turn = Q(audited_at=None) | Q(audited_at__lt=since) | Q(audited_at__gt=at)
-        drawn = list(mine.filter(is_old | (unconfirmed & had_no_turn)).order_by("pk")[:MOST])
-        if drawn:
-            return drawn, True
-    if budget < 1:
-        return [], False
+    if since is None:
+        return mine.none()
+    unconfirmed = Q(confirmed_at=None) | Q(confirmed_at__lt=since)
+    had_no_turn = Q(audited_at=None) | Q(audited_at__lt=since) | Q(audited_at__gt=at)
+    return mine.filter(~Q(epoch=cluster.epoch) | (unconfirmed & had_no_turn)).order_by("pk")
+
+
+def _oldest(
+    cluster: Cluster, mine: "QuerySet[Instance]", tuning: Tuning, *, at: datetime
+) -> "QuerySet[Instance]":
+    """Return those whose turn in the audit it is."""
     due = Q(audited_at=None) | Q(audited_at__lt=at - cluster.confirm_max_age / 2)
     ahead = Q(audited_at__gt=at)
     restless = Q(flapping_since__isnull=False, audited_at__lt=at - tuning.flapping.window)
-    oldest = mine.filter(is_old | due | ahead | restless).order_by(
+    return mine.filter(~Q(epoch=cluster.epoch) | due | ahead | restless).order_by(
         F("audited_at").asc(nulls_first=True), "pk"
     )
-    return list(oldest[:budget]), False
 
 
 def failed(question: Question, tuning: Tuning, error: str, *, at: datetime) -> None:

@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import Q, QuerySet
 
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Job, Transition
+from proj.inventory.models import Cluster, Instance, Transition
 from proj.names import is_instance_name
 from proj.observation import Interval, Status, to_json
 from proj.reconcile import brake, holds, rows
@@ -28,6 +28,7 @@ from proj.reconcile.decide import (
     Decision,
     Listed,
     Policy,
+    QueueRead,
     Rule,
     Seen,
     decide,
@@ -38,6 +39,9 @@ from proj.reconcile.settings import Tuning
 
 BATCH = 500
 """Instances whose rows are locked at a time."""
+
+BY_LISTS = (Rule.TWO_LISTS_AGREE, Rule.RETURNED)
+"""The rules by which lists settle what is recorded."""
 
 T = TypeVar("T")
 
@@ -97,8 +101,7 @@ def record(
     """
     known = _Rows(cluster, items)
     at = now()
-    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False)
-    jobs = rows.JobsByInstance(list(open_jobs))
+    jobs = rows.JobsByInstance(rows.at_work(cluster, tuning, at=at))
     settled: list[Settled] = []
     changed: set[int] = set()
     for item in items:
@@ -312,7 +315,7 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
         values["confirmed_at"] = max(
             seen.interval.not_before, values.get("confirmed_at", row.confirmed_at) or OLDEST
         )
-    if isinstance(seen, Answer | Absent) or decision.rule is Rule.TWO_LISTS_AGREE:
+    if isinstance(seen, Answer | Absent) or (is_recorded and decision.rule in BY_LISTS):
         # Its turn is when the evidence began: what is wanted since has yet to have one.
         values["audited_at"] = seen.interval.not_before
     if not draft.is_new:
@@ -329,17 +332,21 @@ def _interval_of(it: Settled, row: Instance, cluster: Cluster, at: datetime) -> 
     """Return when the state was read that is recorded now.
 
     What lists settle was read by the last of them; an operation that began, by the reading,
-    unless the instance itself was read since.
+    unless the instance itself was read since. What tells of other fields, and not of the state,
+    or is gainsaid by lists about it, leaves it as old as it was.
     """
     observed = rows.observed_of(row, cluster, at=at)
+    if isinstance(it.seen, Answer) and not it.decision.confirms:
+        return observed or row.observed
     if it.decision.rule is Rule.OPERATION_BEGAN and observed is not None:
         return max(it.seen.interval, observed, key=lambda interval: interval.not_after)
-    if it.decision.rule is Rule.TWO_LISTS_AGREE:
-        kept = rows.differs_of(row.differs, at=at)
-        names = {"state" if c.field in ("status", "backend_status") else c.field
-                 for c in it.decision.changes}  # fmt: skip
-        lists = [kept[name].last for name in names if name in kept]
-        if lists:
+    if it.decision.rule in BY_LISTS and isinstance(it.seen, QueueRead):
+        kept, left = rows.differs_of(row.differs, at=at), it.decision.memory
+        names = kept.keys() - (left.differs.keys() if left else set())
+        if left and "state" in left.differs:
+            return observed or row.observed
+        if names:
+            lists = [kept[name].last for name in names]
             return max(lists, key=lambda interval: interval.not_after)
     return it.seen.interval
 

@@ -286,11 +286,11 @@ class _View:
 
     def __init__(self, cluster: Cluster, policy: Policy, tuning: Tuning, at: datetime) -> None:
         self.cluster, self.policy, self.tuning, self.at = cluster, policy, tuning, at
-        open_jobs = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN))
-        self.jobs = [job for job in open_jobs if not job.is_query]
+        ours = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True)
+        self.jobs = rows.at_work(cluster, tuning, at=at)
         long_ago = at - timedelta(seconds=tuning.proof_within)
-        stuck = [job for job in open_jobs if job.is_ours and job.seen_first <= long_ago]
-        self.is_stuck = len(stuck) >= cluster.max_in_flight
+        stuck = ours.filter(seen_first__lte=long_ago).count()
+        self.is_stuck = stuck >= cluster.max_in_flight
         """Whether each seat is held by a job that has waited longer than proof is promised."""
         self.work = rows.JobsByInstance(self.jobs)
         self.holds = {

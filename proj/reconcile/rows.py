@@ -6,7 +6,7 @@ A moment of another epoch, or one that lies ahead, is no moment: whatever a row 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from proj.backend import JobState
@@ -21,6 +21,7 @@ from proj.observation import (
     to_json,
 )
 from proj.reconcile.decide import SETTLED, Difference, Memory, OpenJob, Recorded
+from proj.reconcile.settings import Tuning
 
 OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 """When an instance was observed that nobody has observed in this epoch."""
@@ -37,6 +38,7 @@ def recorded_of(
     it, where nothing is kept that the look did not agree with.
     """
     is_of_epoch = row.epoch == cluster.epoch
+    stale_before = stale_before_of(row, cluster, at=at)
     memory = memory_of(row, at=at) if is_of_epoch else SETTLED
     observed = observed_of(row, cluster, at=at)
     looked = cluster.looked
@@ -46,7 +48,7 @@ def recorded_of(
         and looked.begins_after(observed)
         and not row.differs
         and row.missing_first is None
-        and (row.stale_before is None or row.stale_before <= looked.not_before)
+        and (stale_before is None or stale_before <= looked.not_before)
     ):
         observed = looked
     return Recorded(
@@ -54,7 +56,7 @@ def recorded_of(
         state=(Status(row.status), row.backend_status),
         configuration=_configuration_of(row),
         observed=observed,
-        stale_before=_past(row.stale_before, at) if is_of_epoch else None,
+        stale_before=stale_before,
         memory=memory,
         jobs=tuple(_open_job(job, row, at) for job in jobs),
     )
@@ -64,6 +66,13 @@ def observed_of(row: Instance, cluster: Cluster, *, at: datetime) -> Interval | 
     """Return when the recorded state was read; None of another epoch, or where it lies ahead."""
     is_past = row.epoch == cluster.epoch and row.observed_not_after <= at
     return row.observed if is_past else None
+
+
+def stale_before_of(row: Instance, cluster: Cluster, *, at: datetime) -> datetime | None:
+    """Return before which nothing counts that was read of it: a job may have ended since."""
+    ended = _past(row.stale_before, at) if row.epoch == cluster.epoch else None
+    ends = [it for it in (ended, _past(cluster.followed_since, at)) if it is not None]
+    return max(ends, default=None)
 
 
 def _configuration_of(row: Instance) -> Configuration:
@@ -98,6 +107,7 @@ def differs_json(differs: Mapping[str, Difference]) -> dict[str, Any]:
     return {
         name: {
             "value": to_json(it.value),
+            "since": it.since.isoformat(),
             "first": it.first.isoformat(),
             "last": it.last.to_json(),
             "acquittals": it.acquittals,
@@ -112,7 +122,7 @@ def values_of_memory(memory: Memory) -> dict[str, Any]:
     first, last = memory.missing or (None, None)
     return {
         "differs": differs_json(memory.differs),
-        "differs_since": min((it.first for it in memory.differs.values()), default=None),
+        "differs_since": min((it.since for it in memory.differs.values()), default=None),
         "missing_first": first,
         "missing_last": last,
     }
@@ -161,15 +171,28 @@ def stranger_of(value: Any) -> Stranger | None:
     return None
 
 
+def at_work(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Job]:
+    """Return the open jobs on instances, as far as the mirror can be believed.
+
+    What no reading has shown for long may be over: it is shown no more, and defers nothing.
+    """
+    of_late = at - timedelta(seconds=tuning.read_within)
+    mine = Job.objects.filter(cluster=cluster, state__in=OPEN, is_query=False)
+    return list(mine.filter(seen_last__gt=of_late))
+
+
 class JobsByInstance:
-    """Which open jobs work on an instance, by its uuid and by its name."""
+    """Which open jobs work on an instance.
+
+    Ganeti locks instances by name: a job works on whoever bears a name that it has now.
+    """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._by: dict[str, list[Job]] = {}
         for job in jobs:
-            for key in {*texts(job.names), *texts(job.uuids)}:
-                self._by.setdefault(key, []).append(job)
+            for name in {name for name, _, _ in works_of(job)}:
+                self._by.setdefault(name, []).append(job)
 
     def on(self, row: Instance) -> list[Job]:
         """Return the jobs on an instance, by their ids.
@@ -180,11 +203,18 @@ class JobsByInstance:
             return []
         found = {
             id(job): job
-            for key in (row.name, row.uuid)
-            for job in self._by.get(key or "", ())
+            for name in names_of(row)
+            for job in self._by.get(name, ())
             if not (row.backend_status and work_on(job, row)[1] is Status.BUILD)
         }
         return sorted(found.values(), key=lambda job: (job.job_id is None, job.job_id))
+
+
+def names_of(row: Instance) -> set[str]:
+    """Return the recorded name, and the one by which the last list has it."""
+    told = row.differs.get("name") if isinstance(row.differs, Mapping) else None
+    listed = told.get("value") if isinstance(told, Mapping) else None
+    return {row.name, listed} if isinstance(listed, str) else {row.name}
 
 
 def works_of(job: Job) -> list[tuple[str, str, Any]]:
@@ -206,8 +236,7 @@ def _open_job(job: Job, row: Instance, at: datetime) -> OpenJob:
 
 def work_on(job: Job, row: Instance) -> tuple[str, Status | None]:
     """Return what a job does to an instance, and the API's word for that."""
-    works = works_of(job)
-    mine = [it for it in works if it[0] == row.name] or works
+    mine = [it for it in works_of(job) if it[0] in names_of(row)]
     if not mine:
         return "", None
     _, operation, status = mine[-1]
@@ -226,12 +255,14 @@ def _difference(name: str, it: Mapping[str, Any], at: datetime) -> Difference:
         value = of_json(name, value)
     else:
         raise ValueError(f"no field {name}")
-    first, last = datetime.fromisoformat(it["first"]), Interval.from_json(it["last"])
-    if not first <= last.not_before or last.not_after > at:
+    since, first = (datetime.fromisoformat(it[which]) for which in ("since", "first"))
+    last = Interval.from_json(it["last"])
+    if not since <= first <= last.not_before or last.not_after > at:
         raise ValueError("a list from the future")
     asleep = it["asleep_until"]
     return Difference(
         value,
+        since,
         first,
         last,
         int(it["acquittals"]),

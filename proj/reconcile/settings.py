@@ -63,6 +63,11 @@ class Tuning:
     flapping: Flapping = field(default_factory=Flapping)
 
     @property
+    def read_within(self) -> float:
+        """A job that no reading has shown for so long may be over."""
+        return max(self.proof_within, 4 * self.follow_period)
+
+    @property
     def bound(self) -> timedelta:
         """No change is recorded later than so long after it."""
         return timedelta(seconds=self.proof_within + 2 * self.look_period)

@@ -52,6 +52,9 @@ class Turn:
     at: datetime
     """When it was taken."""
     kind: Kind
+    seconds: float
+    """How long its lease lasts."""
+    now: Clock
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,9 +63,13 @@ class Turn:
         return memo.recall(self.cluster.pk, self.cluster.generation)
 
     def lock(self) -> bool:
-        """Lock the cluster's row for the present transaction; False where the turn is over."""
-        mine = Cluster.objects.filter(pk=self.cluster.pk, **{f"{self.kind}_token": self.token})
-        return mine.select_for_update(no_key=True).order_by().values_list("pk").first() is not None
+        """Lock the cluster's row for the present transaction; False where the turn is over.
+
+        The lease begins anew: whoever has so much to do is alive.
+        """
+        until = self.now() + timedelta(seconds=self.seconds)
+        mine = {"pk": self.cluster.pk, f"{self.kind}_token": self.token}
+        return bool(statements.update(Cluster, {f"{self.kind}_until": until}, **mine))
 
 
 @contextmanager
@@ -103,10 +110,10 @@ def take(name: str, kind: Kind, seconds: float, *, now: Clock) -> Turn | None:
     newest = getattr(cluster, "newest_migration", 0)
     if not schema.is_same_at(newest):
         _say_that_versions_differ(newest)
-        release(Turn(cluster, token, at, kind, {"moment": cluster.moment}))
+        release(Turn(cluster, token, at, kind, seconds, now, {"moment": cluster.moment}))
         return None
     _keep_epoch(cluster, getattr(cluster, "database", None), kind, at=at)
-    return Turn(cluster, token, at, kind)
+    return Turn(cluster, token, at, kind, seconds, now)
 
 
 @lru_cache(maxsize=1)
@@ -115,8 +122,9 @@ def _say_that_versions_differ(_newest: int) -> None:
     logger.error("no turn is taken: the database is of another version than this code: see /readyz")
 
 
-def keep(name: str, kind: Kind, token: str, seconds: float, *, at: datetime) -> Turn | None:
+def keep(name: str, kind: Kind, token: str, seconds: float, *, now: Clock) -> Turn | None:
     """Go on with a turn begun before; None where it is another's by now."""
+    at = now()
     kept = statements.update(
         Cluster,
         {f"{kind}_until": at + timedelta(seconds=seconds)},
@@ -124,7 +132,7 @@ def keep(name: str, kind: Kind, token: str, seconds: float, *, at: datetime) -> 
         **{f"{kind}_token": token},
     )
     cluster = statements.find(Cluster, name=name) if kept else None
-    return None if cluster is None else Turn(cluster, token, at, kind)
+    return None if cluster is None else Turn(cluster, token, at, kind, seconds, now)
 
 
 def release(held: Turn, **values: Any) -> bool:
@@ -203,6 +211,7 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
             next_ask_at=None,
             looked_not_before=None,
             looked_not_after=None,
+            followed_since=None,
             read_not_before=None,
             read_not_after=None,
             feed_gap_since=None,

@@ -109,7 +109,8 @@ def test_a_job_queue_that_is_not_read_voids_the_bound_and_a_fresh_start_is_await
 def differs(since: datetime, **values: object) -> dict[str, object]:
     """Return the columns of a row that lists contradict since then."""
     difference = {
-        "value": ["STOPPED", "ADMIN_down"], "first": since.isoformat(), "acquittals": 0,
+        "value": ["STOPPED", "ADMIN_down"], "acquittals": 0,
+        "since": since.isoformat(), "first": since.isoformat(),
         "last": [since.isoformat()] * 2, "asleep_until": None, **values,
     }  # fmt: skip
     return {"differs": {"state": difference}, "differs_since": since}

@@ -76,7 +76,8 @@ def test_an_instance_in_order_is_explained_with_its_history_and_the_bound() -> N
 def test_what_differs_is_explained_with_who_works_on_it_and_why_it_waits() -> None:
     cluster, then = record_cluster(), now() - timedelta(minutes=1)
     difference = {
-        "value": ["STOPPED", "ADMIN_down"], "first": then.isoformat(), "acquittals": 0,
+        "value": ["STOPPED", "ADMIN_down"], "acquittals": 0,
+        "since": then.isoformat(), "first": then.isoformat(),
         "last": [then.isoformat()] * 2, "asleep_until": None,
     }  # fmt: skip
     record_instance(cluster, "vm1", differs={"state": difference}, differs_since=then)

@@ -1,4 +1,4 @@
-"""Holes that a reader proved, each by what is right; what is not mended yet says so, and fails."""
+"""Holes that a reader proved, each by what is right."""
 
 from datetime import timedelta
 
@@ -16,8 +16,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 BOUND = 60 + 2 * 10 + 20
 LONG = 60 + 2 * 66 + 10
 """PROOF_WITHIN and two looks at the slowest pace."""
-
-unmended = pytest.mark.xfail(strict=True, raises=AssertionError, reason="proved, and not mended")
 
 
 def test_what_cannot_be_settled_keeps_lists_from_settling_others(make_scene, monkeypatch) -> None:
@@ -84,7 +82,6 @@ def test_a_request_for_one_just_removed_does_not_flood_the_queue(scene: Scene) -
     assert done <= 8
 
 
-@unmended
 @pytest.mark.parametrize("how", ["submit", "nodedown"])
 def test_one_that_returns_is_recorded_by_lists_where_no_job_can_be_had(
     scene: Scene, how: str
@@ -102,7 +99,6 @@ def test_one_that_returns_is_recorded_by_lists_where_no_job_can_be_had(
     assert scene.rows("vm1") != ["DELETED"]
 
 
-@unmended
 def test_a_job_is_not_on_one_that_gave_its_name_away_before_it_began(scene: Scene) -> None:
     job = scene.world.begin("REBOOT", "web", held=True)
     scene.go_on(5)
@@ -129,7 +125,6 @@ def test_one_that_was_replaced_is_gone_although_its_name_is_being_created(
     assert scene.rows("vm1")[0] == "DELETED"
 
 
-@unmended
 def test_all_reaches_others_while_a_node_with_many_is_locked(make_scene) -> None:
     world = World()
     for number in range(80):
@@ -208,7 +203,6 @@ def test_requests_end_also_when_no_turn_was_taken_for_long(scene: Scene) -> None
     assert plan.state == "closed"
 
 
-@unmended
 def test_a_static_query_does_not_date_the_state(scene: Scene) -> None:
     scene.world.node_hangs  # noqa: B018
     Cluster.objects.update(next_look_at=None)
@@ -227,7 +221,6 @@ def test_a_static_query_does_not_date_the_state(scene: Scene) -> None:
     assert row.status != "ACTIVE" or row.observed_not_before <= crashed
 
 
-@unmended
 def test_tags_that_lists_settle_do_not_date_a_state_that_they_deny(scene: Scene) -> None:
     scene.world.lock_instance("vm1")
     scene.world.crash("vm1")
@@ -252,7 +245,6 @@ def test_old_ganeti_stranger_is_adopted_by_lists(make_scene) -> None:
     assert scene.rows("new") == ["ACTIVE"]
 
 
-@unmended
 def test_a_crash_amid_a_stream_of_jobs_is_recorded_in_time(scene: Scene) -> None:
     scene.world.begin("ACTIVATE_DISKS", "vm1", seconds=25)
     for number in range(16):
@@ -283,7 +275,6 @@ def test_an_approval_amid_a_look_is_not_lost(make_scene, monkeypatch) -> None:
     assert scene.state("vm0") == "STOPPED ADMIN_down"
 
 
-@unmended
 def test_an_operation_is_not_shown_for_ever_while_the_queue_cannot_be_read(
     scene: Scene,
 ) -> None:
@@ -324,7 +315,6 @@ def test_a_user_who_may_only_list_has_a_sweep_and_a_plan(scene: Scene, kind: str
     assert request.outcome == "reconciled"
 
 
-@unmended
 def test_the_sleep_of_a_disagreement_is_no_longer_than_promised_after_a_crash(
     scene: Scene,
 ) -> None:
@@ -390,7 +380,6 @@ def test_what_could_not_be_kept_is_not_said_to_be_in_sync(scene: Scene, monkeypa
     assert request.outcome != "in_sync"
 
 
-@unmended
 @pytest.mark.parametrize("how", ["look", "unreadable", "ask"])
 def test_health_is_not_green_while_a_cluster_is_not_seen(
     scene: Scene, monkeypatch, how: str
@@ -433,7 +422,6 @@ def test_a_wish_that_joins_a_blocked_one_has_time_of_its_own(scene: Scene) -> No
             break
 
 
-@unmended
 def test_mirrored_jobs_do_not_grow_while_the_queue_cannot_be_read(scene: Scene) -> None:
     """Without readings our ended jobs' rows are forgotten too."""
     scene.world.fail(Fault.SERVER_ERROR, "read_queue", "highest")

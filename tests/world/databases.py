@@ -139,9 +139,11 @@ def differences(draw: st.DrawFn) -> dict[str, Any]:
             value = [draw(statuses), draw(words)]
         else:
             value = draw(OF_FIELDS.get(name, names))
+        since = draw(moments)
         kept[name] = {
             "value": value,
-            "first": draw(moments),
+            "since": since,
+            "first": draw(st.one_of(st.just(since), moments)),
             "last": draw(intervals()),
             "acquittals": draw(small),
             "asleep_until": draw(maybe),
@@ -317,7 +319,7 @@ def clusters(draw: st.DrawFn) -> Row:
     }
     for name in (
         "moment", "next_look_at", "feed_gap_since", "next_follow_at", "asked_at", "audit_at",
-        "next_ask_at", "settled_at",
+        "next_ask_at", "settled_at", "followed_since",
     ):  # fmt: skip
         values[name] = draw(maybe)
     for name in ("looked", "read"):

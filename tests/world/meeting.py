@@ -242,7 +242,6 @@ def quick_policy() -> Policy:
         ganeti_policy(),
         proof_within=timedelta(seconds=PROOF),
         gone_after=timedelta(seconds=QUICK.gone_after),
-        doubt=timedelta(seconds=PROOF),
     )
 
 

@@ -137,6 +137,7 @@ HALF = {
             "uuid": databases.UUIDS[6], "name": "WEB", "priority": 2, "epoch": 1,
             "wanted_since": Moment(-70), "newer_than": Moment(-70), "attempts": 1,
             "listed": {
+                "since": Moment(-70),
                 "first": Moment(-70),
                 "seen": {
                     "instance": "WEB", "status": None, "backend_status": "ERROR_nodeoffline",

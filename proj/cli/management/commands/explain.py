@@ -58,7 +58,7 @@ class Command(PlainCommand):
 
 def _explained(instance: Instance) -> dict[str, Any]:
     at = now_or_here()
-    question, jobs = _question(instance), _jobs(instance)
+    question, jobs = _question(instance), _jobs(instance, at)
     return {
         "instance": str(instance),
         "recorded": model_to_dict(instance, exclude=INTERNAL) | {
@@ -110,9 +110,8 @@ def _question(instance: Instance) -> Question | None:
     return mine.filter(uuid=None, name=instance.name).first()
 
 
-def _jobs(instance: Instance) -> list[Job]:
-    mirrored = Job.objects.filter(cluster=instance.cluster, state__in=rows.OPEN, is_query=False)
-    return rows.JobsByInstance(list(mirrored)).on(instance)
+def _jobs(instance: Instance, at: datetime) -> list[Job]:
+    return rows.JobsByInstance(rows.at_work(instance.cluster, tuning(), at=at)).on(instance)
 
 
 def _why(
