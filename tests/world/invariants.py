@@ -156,6 +156,9 @@ class Observer:
         """Take what is kept now as it is: somebody else has written it, evidence too."""
         self._rows = self._read()
         self._forged |= set(_intervals_kept())
+        self._forged |= {
+            (row["observed_not_before"], row["observed_not_after"]) for row in self._rows.values()
+        }
         self._transition = max(Transition.objects.values_list("pk", flat=True), default=0)
         self._closed = set(Request.objects.filter(state="closed").values_list("pk", flat=True))
         self._wishes = {}
@@ -200,6 +203,9 @@ class Observer:
             yield from self._false_state(row, changed, pasts)
         if row["status"] in GONE and not row["backend_status"]:
             return
+        if not changed & {"observed_not_before", "observed_not_after"}:
+            # Evidence that tells nothing of the state dates nothing: it is of since then.
+            pasts = self._pasts(row, begin, self.engine.world.clock.peek()) or pasts
         for name in sorted(told - {"status", "backend_status"}):
             if row[name] is not None and not any(_has(past, name, row[name]) for past in pasts):
                 yield f"{row['name']}: its {name} was never {row[name]} then"
