@@ -77,7 +77,7 @@ class Body:
         """Digest what has come, and hand it on unless it is known."""
         body = b"".join(self._chunks)
         self._chunks.clear()
-        digest = hashlib.blake2b(body, digest_size=32)
+        digest = hashlib.sha256(body)
         digest.update(self._meaning)
         self.digest = digest.hexdigest()
         if not self.is_known:

@@ -66,15 +66,16 @@ def read_list(
 
 
 def identity_in(row: Any) -> tuple[str, str | None]:
-    """Return name and uuid in a row of the list; "" and None where they cannot be told."""
+    """Return name and uuid in a row of the list; "" and None where they cannot be told.
+
+    Whether an instance may have this name is seen when the row is read.
+    """
     try:
-        (_, name), (_, uuid) = row[:2]
-    except (TypeError, ValueError, KeyError):
+        name, uuid = row[0][1], row[1][1]
+    except (TypeError, IndexError, KeyError):
         return "", None
-    return (
-        name if isinstance(name, str) and is_instance_name(name) else "",
-        uuid if isinstance(uuid, str) and is_uuid(uuid) else None,
-    )
+    is_known = isinstance(uuid, str) and is_uuid(uuid)
+    return name if isinstance(name, str) else "", uuid if is_known else None
 
 
 def read_found(record: Any) -> Found:

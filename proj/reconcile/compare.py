@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db import connection
 from django.db.models import Q, TextField
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
 from proj.backend import Look, Unreadable
@@ -32,10 +34,15 @@ CHUNK = 1000
 LIVES_OR_RETURNS = ~Q(status=Status.DELETED) | Q(differs_since__isnull=False)
 
 DECISIVE = (
-    "status", "backend_status", *CONFIGURATION_FIELDS, "epoch", "observed_not_before",
+    "revision", "status", "backend_status", *CONFIGURATION_FIELDS, "epoch", "observed_not_before",
     "observed_not_after", "stale_before", "differs", "missing_first", "missing_last",
 )  # fmt: skip
-"""What a decision reads of a row, beside its identity and its revision."""
+"""What a decision reads of a row, beside its identity."""
+
+_VERSION = {
+    "postgresql": RawSQL(f"{Instance._meta.db_table}.xmin::text", (), output_field=TextField())
+}
+"""The transaction that wrote the row as it is: as good as all its columns, and cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +129,11 @@ def _living(cluster: Cluster) -> dict[str, int]:
     As text the columns cost a tenth of what their values would.
     """
     mine = Instance.objects.filter(LIVES_OR_RETURNS, cluster=cluster).order_by()
-    columns = [Cast(name, TextField()) for name in DECISIVE]
+    version = _VERSION.get(connection.vendor)
+    columns = [version] if version else [Cast(name, TextField()) for name in DECISIVE]
     return {
         row[0] or row[1]: hash((cluster.epoch, row))
-        for row in mine.values_list("uuid", "name", "revision", *columns)
+        for row in mine.values_list("uuid", "name", *columns)
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from proj.backend import BackendError, Busy, Look, Misconfigured
@@ -37,6 +37,15 @@ LATER = timedelta(seconds=1)
 """When to look again at a cluster that has no request to spare."""
 
 
+_LEVEL = {
+    "revisions": f"SELECT COALESCE(SUM(revision), 0) FROM {Instance._meta.db_table}"
+    f" WHERE cluster_id = {Cluster._meta.db_table}.id",
+    "is_requested": f"SELECT COUNT(*) FROM {Request._meta.db_table} WHERE state = 'open'"
+    f" AND kind <> 'plan' AND cluster_id = {Cluster._meta.db_table}.id",
+}
+"""What the rows' revisions add up to, and whether somebody waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class After:
     """What a look leaves to be done at once."""
@@ -50,14 +59,13 @@ class After:
 def look(name: str, context: Context) -> After:
     """Take the look that is due, periodic or for a request; safe to call at any time."""
     tuning = context.tuning
-    with turn(name, "look", tuning.look_lease, now=context.now) as held:
+    with turn(name, "look", tuning.look_lease, now=context.now, told=_LEVEL) as held:
         if held is None or held.cluster.paused:
             return After()
-        revisions, is_requested = _level(held.cluster)
         if not turns.is_due(held.cluster.next_look_at, tuning, at=held.at):
             return After()
         try:
-            return _look(held, context, revisions, is_requested=is_requested)
+            return _look(held, context)
         except Busy:
             held.values["next_look_at"] = context.now() + LATER
         except BackendError as error:
@@ -82,21 +90,9 @@ def spread_herd(tuning: Tuning, *, at: datetime) -> None:
     Cluster.objects.bulk_update(herd, ["next_look_at"], batch_size=500)
 
 
-def _level(cluster: Cluster) -> tuple[int, bool]:
-    """Return what the rows' revisions add up to, and whether somebody waits, by one statement."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT COALESCE(SUM(revision), 0), EXISTS (SELECT 1"
-            f" FROM {Request._meta.db_table} WHERE cluster_id = %s AND state = %s AND kind <> %s)"
-            f" FROM {Instance._meta.db_table} WHERE cluster_id = %s",
-            [cluster.pk, Request.State.OPEN, Request.Kind.PLAN, cluster.pk],
-        )
-        revisions, is_requested = cursor.fetchone()
-        return int(revisions), bool(is_requested)
-
-
-def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -> After:
+def _look(held: Turn, context: Context) -> After:
     cluster, memo, tuning = held.cluster, held.memo, context.tuning
+    revisions, is_requested = int(held.told["revisions"]), bool(held.told["is_requested"])
     backend = context.connect(cluster)
     if cluster.is_failing:
         backend.version()
@@ -110,13 +106,13 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
     if isinstance(seen, Interval):
         held.values |= _looked(cluster, seen, tuning, is_restless=False)
         return After()
-    if context.now() - held.at > timedelta(seconds=tuning.look_lease / 2):
+    if seen.interval.not_after - held.at > timedelta(seconds=tuning.look_lease / 2):
         # A list that was long in coming leaves time to be compared.
         with transaction.atomic():
             held.lock()
     policy = context.policy_of(cluster)
     found = compare(cluster, seen, policy, memo.agreed, at=context.now())
-    is_asked = _keep(held, seen, found, policy, context)
+    is_asked = _has_news(cluster, found) and _keep(held, seen, found, policy, context)
     memo.agreed, memo.has_looked = found.agreed, True
     held.values |= _looked(
         cluster, seen.interval, tuning, is_restless=_is_restless(found, tuning, seen.interval)
@@ -135,6 +131,11 @@ def _look(held: Turn, context: Context, revisions: int, *, is_requested: bool) -
         # Of --all nothing differs, and everything is asked about.
         held.values["next_ask_at"] = seen.interval.not_after
     return After(ask=is_asked or is_requested, follow=is_requested)
+
+
+def _has_news(cluster: Cluster, found: Comparison) -> bool:
+    """Whether there is anything to keep, or to let go of."""
+    return bool(found.news) or holds.is_any(cluster)
 
 
 def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Context) -> bool:

@@ -7,7 +7,7 @@ is another, begins a new epoch, in which every older moment is void.
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -56,6 +56,7 @@ class Turn:
     """How long its lease lasts."""
     now: Clock
     values: dict[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def memo(self) -> memo.Memo:
@@ -73,12 +74,14 @@ class Turn:
 
 
 @contextmanager
-def turn(name: str, kind: Kind, seconds: float, *, now: Clock) -> Iterator[Turn | None]:
+def turn(
+    name: str, kind: Kind, seconds: float, *, now: Clock, told: Mapping[str, str] | None = None
+) -> Iterator[Turn | None]:
     """Hold the cluster for one kind of turn; None while somebody else does, or it is not there.
 
     ``Turn.values`` are written as the turn ends, unless it is another's by then.
     """
-    taken = take(name, kind, seconds, now=now)
+    taken = take(name, kind, seconds, now=now, told=told)
     if taken is None:
         yield None
         return
@@ -88,32 +91,45 @@ def turn(name: str, kind: Kind, seconds: float, *, now: Clock) -> Iterator[Turn 
         release(taken)
 
 
-def take(name: str, kind: Kind, seconds: float, *, now: Clock) -> Turn | None:
-    """Begin a turn that ends after ``seconds`` by itself; None while it is another's."""
+def take(
+    name: str, kind: Kind, seconds: float, *, now: Clock, told: Mapping[str, str] | None = None
+) -> Turn | None:
+    """Begin a turn that ends after ``seconds`` by itself; None while it is another's.
+
+    Args:
+        name: the cluster.
+        kind: which turn.
+        seconds: how long the lease lasts.
+        now: the clock.
+        told: what else the same statement is to tell of the cluster: SQL by name, in ``Turn.told``.
+    """
     token, at = secrets.token_hex(8), now()
     # A lease that ends later than any that begins now was dated by another clock.
     until = at + timedelta(seconds=seconds)
     moment, end = (connection.ops.adapt_datetimefield_value(it) for it in (at, until))
     table, other = Cluster._meta.db_table, Installation._meta.db_table
+    more = "".join(f", ({sql}) AS {it}" for it, sql in (told or {}).items())
     rows = Cluster.objects.raw(
         f"UPDATE {table} SET {kind}_until = %s, {kind}_token = %s, version = version + 1"
         f" WHERE name = %s AND ({kind}_until IS NULL OR {kind}_until < %s OR {kind}_until > %s)"
         f" RETURNING *, (SELECT MIN(generation) FROM {other}) AS database,"
-        " (SELECT MAX(id) FROM django_migrations) AS newest_migration",
+        f" (SELECT MAX(id) FROM django_migrations) AS newest_migration{more}",
         [end, token, name, moment, end],
     )
     cluster = next(iter(rows), None)
     if cluster is None:
         return None
-    # Read anew: whoever stood still since, while others went on, is not a clock that went back.
-    at = now()
+    if has_jumped(cluster.moment, at):
+        # Whoever stood still since, while others went on, is not a clock that went back.
+        at = now()
     newest = getattr(cluster, "newest_migration", 0)
     if not schema.is_same_at(newest):
         _say_that_versions_differ(newest)
         release(Turn(cluster, token, at, kind, seconds, now, {"moment": cluster.moment}))
         return None
     _keep_epoch(cluster, getattr(cluster, "database", None), kind, at=at)
-    return Turn(cluster, token, at, kind, seconds, now)
+    found = {it: getattr(cluster, it) for it in told or ()}
+    return Turn(cluster, token, at, kind, seconds, now, told=found)
 
 
 @lru_cache(maxsize=1)
