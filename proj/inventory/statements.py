@@ -102,19 +102,23 @@ def insert(rows: Sequence[Model]) -> None:
         )
 
 
-def upsert(row: Model, keys: Sequence[str], names: Sequence[str]) -> None:
-    """Insert a row; where one with its keys is there, set only what is named in that.
+def upsert(rows: Sequence[Model], keys: Sequence[str], names: Sequence[str]) -> None:
+    """Insert rows; where one with its keys is there, set only what is named in that.
 
     Args:
-        row: learns nothing of its key.
+        rows: of one model, at least one; they learn nothing of their keys.
         keys: the fields of a unique constraint.
         names: the fields that are set all the same.
     """
-    fields = _insertable(type(row))
+    model = type(rows[0])
+    fields = _insertable(model)
     with _cursor() as cursor:
-        cursor.execute(
-            _upsert(type(row), tuple(keys), tuple(names)),
-            [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields],
+        cursor.executemany(
+            _upsert(model, tuple(keys), tuple(names)),
+            [
+                [it.get_db_prep_save(getattr(row, it.attname), connection) for it in fields]
+                for row in rows
+            ],
         )
 
 

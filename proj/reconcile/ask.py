@@ -30,6 +30,16 @@ class Answered:
     instance: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A question that a job has been submitted for."""
+
+    question: Question
+    job_id: int
+    begun: datetime
+    """When it was submitted, at the earliest."""
+
+
 @dataclass(slots=True)
 class Step:
     """What one step of the chain came to."""
@@ -52,8 +62,7 @@ def issue(name: str, context: Context) -> Step:
     if held is not None:
         return _advance(held, context)
     step = Step([])
-    is_waiting = statements.exists(Question, cluster=cluster.pk, token="")
-    if is_waiting and not cluster.is_failing and not _is_backing_off(cluster, tuning, at=at):
+    if not cluster.is_failing and not _is_backing_off(cluster, tuning, at=at):
         try:
             _submit(cluster, context.connect(cluster), context, step)
         except BackendError:
@@ -80,6 +89,9 @@ def due(tuning: Tuning, *, at: datetime) -> list[str]:
     mine = Cluster.objects.filter(free, turns.due("ask", tuning, at=at))
     return list(mine.values_list("name", flat=True))
 
+
+NOTED_WITHIN = timedelta(seconds=1)
+"""Jobs that are submitted in so short a time are noted together."""
 
 BLOCKED = timedelta(seconds=5)
 """When to try again what may not go yet: a job works on it, or all seats are taken."""
@@ -297,23 +309,32 @@ def _find(question: Question, backend: Backend, context: Context, done: Step) ->
 def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
     """Claim as many questions as there are seats, and issue them."""
     tuning, policy = context.tuning, context.policy_of(cluster)
+    if not questions.wait(cluster, tuning, at=context.now()):
+        return
     with transaction.atomic():
         fresh = turns.locked(cluster)
         if fresh is None or fresh.paused:
             return
         claimed = questions.claim(fresh, policy, tuning, at=context.now())
-    for place, (question, row) in enumerate(claimed):
-        try:
-            _issue(fresh, question, row, backend, context, done)
-        except BackendError as error:
-            if not isinstance(error, Busy | Misconfigured):
-                questions.failed(question, tuning, str(error), at=context.now())
+    issued: list[_Issued] = []
+    try:
+        for place, (question, row) in enumerate(claimed):
             try:
-                _own(error, backend)
-            except BackendError:
-                for left, _ in claimed[place:]:
-                    questions.release(left)
-                raise
+                issued += _issue(fresh, question, row, backend, context, done)
+                if issued and issued[-1].begun - issued[0].begun > NOTED_WITHIN:
+                    _note(fresh, issued, at=context.now())
+                    issued = []
+            except BackendError as error:
+                if not isinstance(error, Busy | Misconfigured):
+                    questions.failed(question, tuning, str(error), at=context.now())
+                try:
+                    _own(error, backend)
+                except BackendError:
+                    for left, _ in claimed[place:]:
+                        questions.release(left)
+                    raise
+    finally:
+        _note(fresh, issued, at=context.now())
 
 
 def _issue(
@@ -323,21 +344,44 @@ def _issue(
     backend: Backend,
     context: Context,
     done: Step,
-) -> None:
+) -> "list[_Issued]":
     is_missing = row is not None and row.missing_first is not None and row.epoch == cluster.epoch
     if is_missing and not _find(question, backend, context, done):
-        return
+        return []
     begun = context.now()
-    job_id = backend.submit_query(question.name, limit=cluster.max_in_flight)
-    at = context.now()
-    # First the job: also one that is nobody's by now holds its seat until it has ended.
-    job = Job(
-        cluster=cluster, job_id=job_id, is_query=True, is_ours=True, epoch=cluster.epoch,
-        state=JobState.QUEUED.value, seen_first=at, seen_last=at,
-    )  # fmt: skip
-    statements.upsert(job, ("cluster", "job_id"), ("is_query", "is_ours"))
-    mine = {"pk": question.pk, "token": question.token}
-    statements.update(Question, {"job_id": job_id, "claimed_at": begun}, **mine)
+    return [
+        _Issued(question, backend.submit_query(question.name, limit=cluster.max_in_flight), begun)
+    ]
+
+
+def _note(cluster: Cluster, issued: "Sequence[_Issued]", *, at: datetime) -> None:
+    """Note which jobs ask; until then the claims hold the seats.
+
+    First the jobs: also one that is nobody's by now holds its seat until it has ended.
+    """
+    if not issued:
+        return
+    with transaction.atomic():
+        statements.upsert(
+            [
+                Job(
+                    cluster=cluster, job_id=it.job_id, is_query=True, is_ours=True,
+                    epoch=cluster.epoch, state=JobState.QUEUED.value, seen_first=at, seen_last=at,
+                )
+                for it in issued
+            ],
+            ("cluster", "job_id"), ("is_query", "is_ours"),
+        )  # fmt: skip
+        statements.update_each(
+            Question,
+            [
+                (
+                    {"job_id": it.job_id, "claimed_at": it.begun},
+                    {"pk": it.question.pk, "token": it.question.token},
+                )
+                for it in issued
+            ],
+        )
 
 
 def _newest_in_flight(cluster: Cluster) -> datetime | None:

@@ -295,7 +295,8 @@ def _looked(
     """Return what a look that succeeded leaves in the cluster's row."""
     pace = (cluster.pace or tuning.look_period) * (FASTER if is_restless else SLOWER)
     pace = min(max(pace, tuning.look_period_min), tuning.look_period)
-    spread = 0.9 + random.random() * 0.2
+    # Never later: what is promised counts in periods.
+    spread = 0.9 + random.random() * 0.1
     return {
         "moment": read.not_after,
         "failures": 0,

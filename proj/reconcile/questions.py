@@ -98,6 +98,16 @@ def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Questi
     return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
 
 
+def wait(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
+    """Whether anybody may be waiting to be asked about: without locks, and by few statements."""
+    if statements.exists(Question, cluster=cluster.pk, token=""):
+        return True
+    if cluster.audit_at is None or _audit_tokens(cluster, tuning, at=at) >= 1:
+        return True
+    kind, state = Request.Kind.ALL, Request.State.OPEN
+    return statements.exists(Request, cluster=cluster.pk, kind=kind, state=state)
+
+
 def claim(
     cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime
 ) -> list[tuple[Question, Instance | None]]:

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ganeti, pytest.mark.django_db(transaction=True)]
 LOOK, PROOF, GONE = 3.0, 10.0, 2.0
 JOB = 4.0
 """Seconds in which a query job comes to its end on a slow machine, and is settled."""
-TWO_LOOKS = 2 * 1.1 * LOOK
+TWO_LOOKS = 2 * LOOK
 WORKING = ("ganeti", "on_demand", "reconcile")
 SEATS = 3
 UNENDED = ("queued", "waiting", "canceling", "running")
