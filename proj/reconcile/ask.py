@@ -309,7 +309,7 @@ def _find(question: Question, backend: Backend, context: Context, done: Step) ->
 def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
     """Claim as many questions as there are seats, and issue them."""
     tuning, policy = context.tuning, context.policy_of(cluster)
-    if not questions.wait(cluster, tuning, at=context.now()):
+    if not questions.wait(cluster, policy, tuning, at=context.now()):
         return
     with transaction.atomic():
         fresh = turns.locked(cluster)

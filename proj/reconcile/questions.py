@@ -98,14 +98,18 @@ def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Questi
     return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
 
 
-def wait(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
+def wait(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> bool:
     """Whether anybody may be waiting to be asked about: without locks, and by few statements."""
-    if statements.exists(Question, cluster=cluster.pk, token=""):
-        return True
-    if cluster.audit_at is None or _audit_tokens(cluster, tuning, at=at) >= 1:
-        return True
     kind, state = Request.Kind.ALL, Request.State.OPEN
-    return statements.exists(Request, cluster=cluster.pk, kind=kind, state=state)
+    return (
+        cluster.audit_at is None
+        or statements.exists(Question, cluster=cluster.pk, token="")
+        or statements.exists(Request, cluster=cluster.pk, kind=kind, state=state)
+        or (
+            _audit_tokens(cluster, tuning, at=at) >= 1
+            and _oldest(cluster, _unasked(cluster, policy), tuning, at=at).exists()
+        )
+    )
 
 
 def claim(
@@ -225,15 +229,7 @@ class _Choice:
 
         Only as the first of them is wanted: it reads every instance.
         """
-        waiting = Question.objects.filter(cluster=self._cluster).filter(
-            Q(uuid=OuterRef("uuid")) | Q(uuid=None, name=OuterRef("name"))
-        )
-        mine = (
-            Instance.objects.filter(~Exists(waiting), cluster=self._cluster)
-            .exclude(status=Status.DELETED)
-            # What was never shown cannot be asked about, and of some words only lists can tell.
-            .exclude(backend_status__in=["", *self._policy.list_only])
-        )
+        mine = _unasked(self._cluster, self._policy)
         if self._full:
             mine = mine.exclude(pk__in=self._on_full_nodes().values("pk"))
         wished: set[int] = set()
@@ -329,6 +325,19 @@ def _rows_of(cluster: Cluster, asked: Sequence[Question]) -> dict[str, Instance]
         living = mine.filter(name__in=names).exclude(status=Status.DELETED)
         found |= {row.name: row for row in living.order_by("pk")}
     return found
+
+
+def _unasked(cluster: Cluster, policy: Policy) -> "QuerySet[Instance]":
+    """Return those about whom a job could tell, and about whom there is no question."""
+    waiting = Question.objects.filter(cluster=cluster).filter(
+        Q(uuid=OuterRef("uuid")) | Q(uuid=None, name=OuterRef("name"))
+    )
+    return (
+        Instance.objects.filter(~Exists(waiting), cluster=cluster)
+        .exclude(status=Status.DELETED)
+        # What was never shown cannot be asked about, and of some words only lists can tell.
+        .exclude(backend_status__in=["", *policy.list_only])
+    )
 
 
 def _of_all(cluster: Cluster, mine: "QuerySet[Instance]", *, at: datetime) -> "QuerySet[Instance]":
