@@ -31,8 +31,9 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 bench: setup ## Measure everything, as ratios, to bench/results.json and a table
 	@$(BIN)/python -m bench $(BENCH)
 
-nightly: setup ## Explore 5,000 histories, and all of each pair of turns, on both databases
+nightly: setup ## Take out each guard; explore 5,000 histories and all of each pair of turns
 	$(BIN)/pytest -q -n 2 --database=postgres tests/reconcile tests/scenes
+	$(BIN)/python -m tests.guards
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)
 

@@ -128,7 +128,8 @@ def _advance(held: Turn, context: Context) -> Step:
         _rest(cluster, tuning, at=at)
         turns.release(held)
     else:
-        statements.update(Cluster, held.values, pk=cluster.pk, await_token=held.token)
+        mine = {"pk": cluster.pk, "await_token": held.token}  # guard: await_token
+        statements.update(Cluster, held.values, **mine)
         done.token, done.pause = held.token, _pause(newest, tuning, at=at)
     return done
 
@@ -246,7 +247,10 @@ def _keep(answers: Sequence[tuple[Question, dict[str, Any]]], context: Context, 
         statements.update_each(
             Question,
             [
-                ({"answer": answer, "claimed_at": at}, {"pk": it.pk, "token": it.token})
+                (
+                    {"answer": answer, "claimed_at": at},
+                    {"pk": it.pk, "token": it.token},  # guard: token
+                )
                 for it, answer in answers
             ],
         )
@@ -377,7 +381,7 @@ def _note(cluster: Cluster, issued: "Sequence[_Issued]", *, at: datetime) -> Non
             [
                 (
                     {"job_id": it.job_id, "claimed_at": it.begun},
-                    {"pk": it.question.pk, "token": it.question.token},
+                    {"pk": it.question.pk, "token": it.question.token},  # guard: token
                 )
                 for it in issued
             ],

@@ -19,7 +19,7 @@ def list_since(cluster: Cluster, since: datetime, *, at: datetime) -> datetime |
     if looked is None or read is None or looked.not_after > at:
         return None
     followed = cluster.followed_since
-    if followed is not None and looked.not_before < followed <= at:
+    if followed is not None and looked.not_before < followed <= at:  # guard
         return None
     is_newer = looked.not_before > since and read.not_before > looked.not_after
     return looked.not_before if is_newer else None

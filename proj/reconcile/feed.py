@@ -114,7 +114,7 @@ def _read(cluster: Cluster, reading: Reading, tuning: Tuning, *, at: datetime) -
     after, gap = _place(cluster, reading, tuning)
     since = cluster.followed_since
     is_known = since is not None and since <= at and cluster.feed_after is not None
-    if not is_known or (after or 0) < (cluster.feed_after or 0):
+    if not is_known or (after or 0) < (cluster.feed_after or 0):  # guard
         # What began and ended before the first reading, or in another queue, was never seen.
         since = reading.interval.not_before
     values = {
@@ -140,7 +140,7 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     policy, tuning = context.policy_of(cluster), context.tuning
     before = cluster.read
     fresh = Cluster.objects.only("read_not_before").get(pk=cluster.pk).read_not_before
-    if fresh is not None and reading.interval.not_before <= fresh <= at:
+    if fresh is not None and reading.interval.not_before <= fresh <= at:  # guard
         return False
     left = _read(cluster, reading, tuning, at=at)
     cluster.followed_since = left["followed_since"]
@@ -228,7 +228,7 @@ class _Mirror:
         row.is_query = seen.is_query
         # Very old masters drop the label; an id that was ours once may be anybody's.
         row.is_ours = seen.is_ours or (row.is_ours and seen.is_query)
-        if row.epoch != self._cluster.epoch or not row.seen_first <= interval.not_after:
+        if row.epoch != self._cluster.epoch or not row.seen_first <= interval.not_after:  # guard
             row.seen_first, row.running_since = interval.not_after, None
         row.epoch, row.announced = self._cluster.epoch, False
         if seen.work:
@@ -250,7 +250,7 @@ class _Mirror:
             for job_id, row in self._jobs.items()
             if row.state in rows.OPEN
             and job_id not in seen
-            and row.seen_last < self._reading.interval.not_before
+            and row.seen_last < self._reading.interval.not_before  # guard
         ]
 
     def _resolve(self, changed: Sequence[Job]) -> None:
@@ -298,7 +298,7 @@ class _Mirror:
             for job_id, row in self._jobs.items()
             if row.state not in rows.OPEN
             and (after is None or job_id <= after or job_id not in read)
-            and not harvest.is_to_be_read(row)
+            and not harvest.is_to_be_read(row)  # guard
         ]
         Job.objects.filter(pk__in=over).delete()
 
@@ -469,11 +469,11 @@ def _adopt_listed(
         wait = timedelta(0) if is_of_lists else policy.proof_within
         named = Instance(uuid=seen.uuid, name=seen.instance)
         if (
-            (cluster.followed_since is None or cluster.followed_since <= first)
+            (cluster.followed_since is None or cluster.followed_since <= first)  # guard
             and first < last.not_before
-            and last.not_before - first >= wait
-            and last.not_after < interval.not_before
-            and not any(job.running_since for job in work.on(named))
+            and last.not_before - first >= wait  # guard
+            and last.not_after < interval.not_before  # guard
+            and not any(job.running_since for job in work.on(named))  # guard
         ):
             items.append(Item(Listed(seen, is_settled=True), seen.uuid, seen.instance, LISTS))
     if items:

@@ -31,7 +31,7 @@ def is_to_be_read(job: Job) -> bool:
         job.is_query
         and not job.is_ours
         and job.state == JobState.ENDED
-        and job.unstarted_at is not None
+        and job.unstarted_at is not None  # guard
     )
 
 

@@ -44,7 +44,8 @@ def is_any(cluster: Cluster) -> bool:
 def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:
     """Return the changes that an operator has let through, and those that are not written yet."""
     since = at - timedelta(seconds=tuning.hold_for)
-    found = list(Hold.objects.filter(cluster=cluster, approved_at__gt=since, approved_at__lte=at))
+    found = Hold.objects.filter(cluster=cluster, approved_at__lte=at)
+    found = found.filter(approved_at__gt=since)  # guard: approved_at__gt
     granted, waiting = set(), set()
     for hold in found:
         entries = set(entries_of(hold))
@@ -135,7 +136,7 @@ def approve(hold: Hold, tuning: Tuning, *, at: datetime) -> list[Entry]:
     with transaction.atomic():
         # First, as a look does that may be renewing just this hold.
         Cluster.objects.filter(pk=hold.cluster_id).update(next_look_at=at)
-        if not mine.update(approved_at=at):
+        if not mine.update(approved_at=at):  # guard
             raise CannotBeApproved(
                 f"hold {hold.pk} is over: no look has found it for an hour; see what is held now"
             )

@@ -27,7 +27,7 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
             fresh, at = turns.locked(cluster), context.now()
             if fresh is None:
                 continue
-            if _is_first_of_epoch(fresh, at):
+            if _is_first_of_epoch(fresh, at):  # guard
                 # A clock that may have jumped voids, ends and forgets nothing: next time it will.
                 turns.begin_epoch(fresh, fresh.generation, at=at, keeping=None)
                 continue

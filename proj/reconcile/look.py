@@ -142,7 +142,7 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
     """Keep what the list said, and want evidence; returns whether anything is wanted."""
     cluster, at = held.cluster, seen.interval.not_after
     with transaction.atomic():
-        if not held.lock():
+        if not held.lock():  # guard
             return False
         hold = holds.renew(
             cluster, found.entries(), context.tuning, at=at, is_list_empty=seen.size == 0
@@ -153,10 +153,10 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
     def work(batch: Sequence[Sight]) -> None:
         nonlocal is_asked
         with transaction.atomic():
-            if not held.lock():
+            if not held.lock():  # guard
                 return
             wanted = _keep_batch(cluster, batch, found, policy, context)
-        wanted = [it for it in wanted if (it.uuid or it.name) not in kept]
+        wanted = [it for it in wanted if (it.uuid or it.name) not in kept]  # guard
         with transaction.atomic():
             if wanted and held.lock():
                 questions.ask(cluster, wanted, Priority.SUSPECT, at=at)

@@ -124,7 +124,7 @@ def claim(
     Returns:
         Each question with the instance that is recorded of it.
     """
-    if cluster.read is None and not cluster.follow_failures:
+    if cluster.read is None and not cluster.follow_failures:  # guard
         # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
         return []
     open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True)
@@ -132,7 +132,7 @@ def claim(
     held = list(Question.objects.filter(cluster=cluster).exclude(token=""))
     claimed = [it for it in held if it.job_id is None and it.answer is None]
     seats = cluster.max_in_flight - len(ours) - len(claimed)
-    if seats <= 0:
+    if seats <= 0:  # guard
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
     asking = [*claimed, *(it for it in held if it.job_id in ours)]
@@ -263,11 +263,11 @@ class _Choice:
 
     def _may_go(self, question: Question, row: Instance | None) -> bool:
         node = _node_of(question, row)
-        if node and self._nodes[node] >= self._most_of_node:
+        if node and self._nodes[node] >= self._most_of_node:  # guard
             return False
         if row is None:
             return not _is_of_lists(question.listed, self._policy)
-        if rows.key_of(row) in self._held:
+        if rows.key_of(row) in self._held:  # guard
             return False
         # A query would wait for the lock that such a job holds or wants.
         return not any(
@@ -446,4 +446,4 @@ def _is_listed_since(question: Question, listed_at: datetime) -> bool:
 
 
 def _mine(question: Question) -> "QuerySet[Question]":
-    return Question.objects.filter(pk=question.pk, token=question.token)
+    return Question.objects.filter(pk=question.pk, token=question.token)  # guard: token

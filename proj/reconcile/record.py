@@ -187,7 +187,7 @@ class _Rows:
         asked = self.find(item.uuid, item.name)
         if not isinstance(item.seen, Listed | Answer):
             return [(asked, item.seen)]
-        if item.seen.seen.uuid is None and asked is not None and asked.uuid is not None:
+        if item.seen.seen.uuid is None and asked is not None and asked.uuid is not None:  # guard
             # Evidence without a uuid convicts nobody who has one.
             return []
         answering = self.find(item.seen.seen.uuid, item.seen.seen.instance)
@@ -297,7 +297,7 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
     if row is None:
         assert isinstance(seen, Answer | Listed)
         is_known = known.find(seen.seen.uuid, seen.seen.instance) is not None
-        if is_known or not is_instance_name(seen.seen.instance):
+        if is_known or not is_instance_name(seen.seen.instance):  # guard
             return
         draft = known.create(seen, at)
         it.row = draft.row

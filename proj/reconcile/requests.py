@@ -161,14 +161,17 @@ def _create(
 def scope(cluster: Cluster, look: Look, *, suspects: int) -> None:
     """Note the first complete list that began after a request: who is in it is in its scope."""
     Request.objects.filter(
-        cluster=cluster, state=OPEN, scoped_at=None, requested_at__lte=look.interval.not_before
+        cluster=cluster,
+        state=OPEN,
+        scoped_at=None,
+        requested_at__lte=look.interval.not_before,  # guard: requested_at__lte
     ).update(scoped_at=look.interval.not_after, listed=look.size, suspects=suspects)
 
 
 def absent(cluster: Cluster, uuid: str | None, name: str, begun: datetime) -> None:
     """Note that there is nobody of this uuid, or name, neither with the backend nor here."""
     mine = Request.objects.filter(cluster=cluster, state=OPEN, name=name, uuid=uuid)
-    mine.filter(requested_at__lte=begun).update(absent_at=begun)
+    mine.filter(requested_at__lte=begun).update(absent_at=begun)  # guard: requested_at__lte
 
 
 def _is_absent(request: Request) -> bool:
@@ -238,7 +241,7 @@ def _settle(
         return
     view = _View(cluster, policy, tuning, at)
     for request in found:
-        if request.requested_at > at:
+        if request.requested_at > at:  # guard
             Request.objects.filter(pk=request.pk).update(requested_at=at)
             continue
         left = view.left_of(request)

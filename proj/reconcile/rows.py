@@ -48,7 +48,7 @@ def recorded_of(
         and looked.begins_after(observed)
         and not row.differs
         and row.missing_first is None
-        and (stale_before is None or stale_before <= looked.not_before)
+        and (stale_before is None or stale_before <= looked.not_before)  # guard
     ):
         observed = looked
     return Recorded(

@@ -69,7 +69,7 @@ class Turn:
         The lease begins anew: whoever has so much to do is alive.
         """
         until = self.now() + timedelta(seconds=self.seconds)
-        mine = {"pk": self.cluster.pk, f"{self.kind}_token": self.token}
+        mine = {"pk": self.cluster.pk, f"{self.kind}_token": self.token}  # guard: token
         return bool(statements.update(Cluster, {f"{self.kind}_until": until}, **mine))
 
 
@@ -119,11 +119,11 @@ def take(
     cluster = next(iter(rows), None)
     if cluster is None:
         return None
-    if has_jumped(cluster.moment, at):
+    if has_jumped(cluster.moment, at):  # guard
         # Whoever stood still since, while others went on, is not a clock that went back.
         at = now()
     newest = getattr(cluster, "newest_migration", 0)
-    if not schema.is_same_at(newest):
+    if not schema.is_same_at(newest):  # guard
         _say_that_versions_differ(newest)
         release(Turn(cluster, token, at, kind, seconds, now, {"moment": cluster.moment}))
         return None
@@ -145,7 +145,7 @@ def keep(name: str, kind: Kind, token: str, seconds: float, *, now: Clock) -> Tu
         Cluster,
         {f"{kind}_until": at + timedelta(seconds=seconds)},
         name=name,
-        **{f"{kind}_token": token},
+        **{f"{kind}_token": token},  # guard: token
     )
     cluster = statements.find(Cluster, name=name) if kept else None
     return None if cluster is None else Turn(cluster, token, at, kind, seconds, now)
@@ -160,7 +160,7 @@ def release(held: Turn, **values: Any) -> bool:
         f"{held.kind}_until": None,
         f"{held.kind}_token": "",
     }
-    mine = {f"{held.kind}_token": held.token}
+    mine = {f"{held.kind}_token": held.token}  # guard: token
     return bool(statements.update(Cluster, left, pk=held.cluster.pk, **mine))
 
 
@@ -207,7 +207,7 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
         found = locked(cluster)
         if found is None:
             return
-        if found.generation == generation and not has_jumped(found.moment, at):
+        if found.generation == generation and not has_jumped(found.moment, at):  # guard
             # Another turn has found it out before.
             cluster.refresh_from_db()
             return
@@ -265,7 +265,8 @@ def _keep_epoch(cluster: Cluster, database: str | None, kind: Kind, *, at: datet
     if database is None:
         database = Installation.objects.create().generation
     remembered = memo.recall(cluster.pk, database)
-    if cluster.version < remembered.version - CONCURRENT and cluster.generation == database:
+    went_back = cluster.version < remembered.version - CONCURRENT
+    if went_back and cluster.generation == database:  # guard
         # A row that is older than one seen before comes from a backup.
         database = new_generation()
         Installation.objects.update(generation=database)
