@@ -25,7 +25,7 @@ from proj.api.schemas import (
 )
 from proj.clock import now
 from proj.inventory.models import Cluster, Hold, Request
-from proj.reconcile import holds, requests
+from proj.reconcile import holds, requests, shown
 from proj.reconcile.announce import announce
 from proj.wiring import policy_of, tuning
 from tasks.query import reconcile_now
@@ -74,7 +74,7 @@ def read_pass(request: HttpRequest, number: int) -> dict[str, Any]:
     found = Request.objects.select_related("cluster").filter(pk=number).first()
     if found is None:
         raise HttpError(404, f"no pass {number}")
-    return requests.describe(found)
+    return shown.describe(found)
 
 
 @router.post(

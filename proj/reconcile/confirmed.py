@@ -39,6 +39,8 @@ def agrees(cluster: Cluster, jobs: Iterable[Job], listed_at: datetime) -> Q:
     is_old = ~Q(epoch=cluster.epoch)
     nothing_kept = Q(differs_since=None, missing_first=None) | is_old
     nothing_ended = Q(stale_before=None) | Q(stale_before__lte=listed_at) | is_old
-    was_judged = Q(observed_not_after__lt=listed_at) | is_old
+    # Judged by that list, or recorded by it.
+    recorded = Q(observed_not_before=listed_at, observed_not_after=cluster.looked_not_after)
+    was_judged = Q(observed_not_after__lt=listed_at) | recorded | is_old
     is_listed = Q(created_at__lte=listed_at)
     return nothing_kept & nothing_ended & ~Q(name__in=running) & was_judged & is_listed

@@ -11,7 +11,7 @@ from django.test import Client
 
 from proj.clock import now
 from proj.inventory.models import Hold, Job, Question, Request
-from proj.reconcile import requests
+from proj.reconcile import shown
 from tests.recorded import record_cluster, record_hold, record_instance
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +48,7 @@ def test_an_instance_that_nobody_knows_may_be_asked_about(caller: Client, broker
     record_cluster()
     told = post(caller, f"{INSTANCE}/reconcile", 202)
     assert told["url"] == f"http://testserver/api/v1/passes/{told['pass']}"
-    assert caller.get(told["url"]).json() == requests.describe(Request.objects.get())
+    assert caller.get(told["url"]).json() == shown.describe(Request.objects.get())
     question = Question.objects.get()
     assert (question.name, question.uuid, question.priority) == ("vm1", None, 0)
     assert sent(broker, "on-demand") == [("tasks.query.issue_jobs", "{'cluster': 'alpha'}")]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proj.inventory.models import Question, Request
-from proj.reconcile import requests
+from proj.reconcile import shown
 from tests.fixtures.simulated import MakeWorld, World
 
 JARGON = re.compile(
@@ -69,7 +69,7 @@ def spoil(world: World, wanted: str, place: list[int], value: Any) -> None:
 
 def said(request: Request) -> str:
     """Return all that an operator is told."""
-    told: list[Any] = [requests.describe(request), request.cluster.last_error]
+    told: list[Any] = [shown.describe(request), request.cluster.last_error]
     told += [request.cluster.findings, *Question.objects.values_list("error", flat=True)]
     return json.dumps(told)
 

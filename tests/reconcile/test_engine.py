@@ -209,7 +209,7 @@ def test_a_name_about_which_every_request_fails_holds_up_no_other(ten: Stage) ->
     ten.world.crash("vm1")
     for name in ("vm0", "vm1"):
         ten.ask(name)
-    ten.go_on(60)
+    ten.go_on(20)
     assert ten.recorded()["vm1"] == "STOPPED ERROR_down"
     waiting = Question.objects.get(name="vm0")
     assert (waiting.attempts > 0, waiting.error) == (True, "vm0: 500")

@@ -13,7 +13,7 @@ from proj.clock import now
 from proj.inventory.models import Cluster, Request
 from proj.names import is_instance_name
 from proj.observation import Status
-from proj.reconcile import requests
+from proj.reconcile import requests, shown
 from proj.wiring import tuning
 from tasks.query import reconcile_now
 
@@ -42,7 +42,7 @@ class Command(PlainCommand):
             closed = wait_for(requested, options["timeout"], quiet=options["json"])
         except requests.Removed as error:
             raise CommandError(str(error), returncode=FAILED) from None
-        reports = [requests.describe(request) for request in closed]
+        reports = [shown.describe(request) for request in closed]
         if options["json"]:
             print_json({"passes": reports})
         else:
