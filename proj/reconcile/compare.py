@@ -62,7 +62,7 @@ class Comparison:
 
     news: list[Sight] = field(default_factory=list)
     """Whatever is to be kept, asked or reported."""
-    agreed: Agreed = field(default_factory=dict)
+    agreed: Agreed = field(default_factory=set)
     findings: list[dict[str, Any]] = field(default_factory=list)
     is_complete: bool = True
     """The whole body came, and every record could be read, none twice."""
@@ -96,9 +96,9 @@ def compare(
     places = _places(look, found)
     unsure = []
     for key, (place, mark) in places.items():
-        known = before.get(key)
-        if known is not None and known == (mark, living.get(key)):
-            found.agreed[key] = known
+        known = hash((key, mark, living.get(key)))
+        if known in before:
+            found.agreed.add(known)
         else:
             unsure.append(place)
     marks = {key: mark for key, (_, mark) in places.items()}
@@ -195,7 +195,7 @@ def _compare_listed(
         elif (
             decision.rule is Rule.AGREES and not recorded.is_gone and key in marks and key in living
         ):
-            found.agreed[key] = (marks[key], living[key])
+            found.agreed.add(hash((key, marks[key], living[key])))
         else:
             found.undecided += 1
     if strangers:

@@ -7,8 +7,11 @@ neither does one whose database became another.
 
 from dataclasses import dataclass, field
 
-Agreed = dict[str, tuple[int, int]]
-"""Uuid, or name where there is none -> the prints of the listed record and of the row, whole."""
+Agreed = set[int]
+"""For each instance that agreed: one number of who it is, the listed record and the row, whole.
+
+A hundred thousand of them are held by a worker: no more than a number is kept of each.
+"""
 
 
 @dataclass(slots=True)
@@ -19,7 +22,7 @@ class Memo:
     """Of the database that it was remembered of."""
     version: int = 0
     """Of the cluster's row: one that goes back comes from a backup."""
-    agreed: Agreed = field(default_factory=dict)
+    agreed: Agreed = field(default_factory=set)
     has_looked: bool = False
     has_read: bool = False
     """Whether this process has read the cluster's queue."""

@@ -33,7 +33,7 @@ def plan(name: str, context: Context) -> None:
         for request in asked:
             _close(request, Request.Outcome.FAILED, at=context.now(), error=str(error))
         return
-    found = compare(cluster, look, context.policy_of(cluster), {}, at=look.interval.not_after)
+    found = compare(cluster, look, context.policy_of(cluster), set(), at=look.interval.not_after)
     for request in asked:
         _answer(request, look, found, at=context.now())
 
