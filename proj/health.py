@@ -13,7 +13,6 @@ from proj.inventory import schema
 from proj.inventory.fleet import held, is_queue_read
 from proj.inventory.models import Cluster, Instance, Question
 from proj.inventory.schema import Schema
-from proj.observation import Status
 from proj.reconcile import holds, rows, shown
 from proj.wiring import tuning
 
@@ -56,22 +55,26 @@ def _broken_promises(at: datetime) -> Iterator[str]:
     """Yield a line for each cluster whose changes may be recorded later than is promised."""
     bound = tuning().bound
     for cluster in Cluster.objects.filter(paused=False):
-        if cluster.failures >= FAILURES:
-            yield f"{cluster.name}: its instances cannot be listed: {_error(cluster)}"
+        is_unlisted = cluster.listed_at is not None and cluster.listed_at < at - bound
+        if cluster.failures >= FAILURES or is_unlisted:
+            why = _error(cluster) or "its looks do not end: see the log of the worker `ganeti`"
+            yield f"{cluster.name}: its instances cannot be listed: {why}"
         elif _is_list_incomplete(cluster, at - bound):
             yield f"{cluster.name}: no complete list since long: {_finding(cluster)}"
         if _is_queue_unread(cluster, at):
             yield f"{cluster.name}: its job queue could not be read: no bound holds for changes"
-    waiting = _with_questions_since(at - bound)
-    for cluster in waiting.filter(_was_not_asked_since(at - bound)):
-        yield f"{cluster.name}: questions wait, and nobody asks them: does the worker `ganeti` run?"
-    for cluster in waiting.filter(ask_failures__gt=0):
-        yield f"{cluster.name}: questions wait, and cannot be asked: {_error(cluster)}"
+    unasked = _was_not_asked_since(at - bound) | Q(ask_failures__gt=0)
+    for cluster in _with_questions_since(at - bound).filter(unasked):
+        why = "nobody asks them: does the worker `ganeti` run?"
+        if cluster.ask_failures:
+            why = f"cannot be asked: {_error(cluster)}"
+        yield f"{cluster.name}: questions wait, and {why}"
     late = Instance.objects.filter(
         Q(differs_since__lt=at - 2 * bound) | Q(missing_first__lt=at - 2 * bound),
         cluster__paused=False, cluster__failures=0, cluster__follow_failures=0,
         epoch=F("cluster__epoch"),
-    ).exclude(status=Status.DELETED)  # fmt: skip
+    )  # fmt: skip
+    late = late.filter(rows.LIVES_OR_RETURNS)
     found = list(late.select_related("cluster").order_by("pk")[:EXAMINED])
     for row in [it for it in found if it not in _excused(found, at)][:NAMED]:
         since = min(filter(None, (row.differs_since, row.missing_first)))

@@ -105,6 +105,11 @@ class Cluster(models.Model):
         help_text="what the last list had that cannot be read or is not known to us",
     )
     failures = models.PositiveIntegerField(default=0, help_text="looks that failed in a row")
+    listed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="when a list was last read, whole or not",
+    )
 
     # FEED
     feed_after = models.BigIntegerField(

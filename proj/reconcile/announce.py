@@ -90,11 +90,11 @@ def _job(
         "seen_first": at,
         "seen_last": at,
     }
+    # Announced twice is announced once, and later.
+    for earlier in Job.objects.filter(cluster=cluster, announced=True):
+        if name in earlier.names and (job_id is None or earlier.job_id != job_id):
+            earlier.delete()
     if job_id is not None:
         job, is_new = Job.objects.get_or_create(cluster=cluster, job_id=job_id, defaults=values)
         return job if is_new else None
-    # Announced twice is announced once, and later.
-    for earlier in Job.objects.filter(cluster=cluster, job_id=None, announced=True):
-        if name in earlier.names:
-            earlier.delete()
     return Job.objects.create(cluster=cluster, **values)

@@ -371,10 +371,12 @@ def _note(cluster: Cluster, issued: "Sequence[_Issued]", *, at: datetime) -> Non
                 Job(
                     cluster=cluster, job_id=it.job_id, is_query=True, is_ours=True,
                     epoch=cluster.epoch, state=JobState.QUEUED.value, seen_first=at, seen_last=at,
+                    names=[it.question.name],
+                    uuids=[it.question.uuid] if it.question.uuid else [],
                 )
                 for it in issued
             ],
-            ("cluster", "job_id"), ("is_query", "is_ours"),
+            ("cluster", "job_id"), ("is_query", "is_ours", "names", "uuids"),
         )  # fmt: skip
         statements.update_each(
             Question,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q, TextField
+from django.db.models import TextField
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
@@ -30,8 +30,6 @@ from proj.reconcile.memo import Agreed
 
 CHUNK = 1000
 """Records whose rows are read at a time."""
-
-LIVES_OR_RETURNS = ~Q(status=Status.DELETED) | Q(differs_since__isnull=False)
 
 DECISIVE = (
     "revision", "status", "backend_status", *CONFIGURATION_FIELDS, "epoch", "observed_not_before",
@@ -128,7 +126,7 @@ def _living(cluster: Cluster) -> dict[str, int]:
     The print is equal within one process for rows that are equal in all that a decision reads.
     As text the columns cost a tenth of what their values would.
     """
-    mine = Instance.objects.filter(LIVES_OR_RETURNS, cluster=cluster).order_by()
+    mine = Instance.objects.filter(rows.LIVES_OR_RETURNS, cluster=cluster).order_by()
     version = _VERSION.get(connection.vendor)
     columns = [version] if version else [Cast(name, TextField()) for name in DECISIVE]
     return {
@@ -233,7 +231,7 @@ def _compare_missing(
     *,
     at: datetime,
 ) -> None:
-    mine = Instance.objects.filter(LIVES_OR_RETURNS, cluster=cluster).order_by()
+    mine = Instance.objects.filter(rows.LIVES_OR_RETURNS, cluster=cluster).order_by()
     missing = [*mine.filter(uuid__in=keys), *mine.filter(uuid=None, name__in=keys)]
     for row in missing:
         recorded = rows.recorded_of(row, cluster, at=at)

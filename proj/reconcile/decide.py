@@ -92,11 +92,13 @@ class OpenJob:
     """End of the reading that first showed it running; None while it only waits."""
     announced: bool = False
     """A host system says so, and no reading has shown it yet."""
+    is_believed: bool = True
+    """A reading has shown it of late: otherwise it may be over, or may not."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether it may have done something."""
-        return self.running_since is not None or self.announced
+        """Whether it is known to be doing something."""
+        return self.is_believed and (self.running_since is not None or self.announced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +509,8 @@ def _is_settled(
     if it.asleep_until is not None or it.last.not_after >= reading.not_before:
         return False
     if ended is not None and begun < ended:
+        return False
+    if name == "state" and _is_stale(recorded, it.last):
         return False
     is_worked_on = any(job.has_begun for job in recorded.jobs)
     if is_worked_on and _waits_for_end(name, it.value, policy):

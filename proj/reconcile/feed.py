@@ -144,7 +144,8 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     if fresh is not None and reading.interval.not_before <= fresh <= at:  # guard
         return False
     left = _read(cluster, reading, tuning, at=at)
-    cluster.followed_since = left["followed_since"]
+    for name in ("followed_since", "read_not_before", "read_not_after"):
+        setattr(cluster, name, left[name])
     mirror = Mirror(cluster, reading, before)
     mirror.update()
     ended = mirror.ended()
@@ -190,10 +191,11 @@ def _ask_about(
     """
     if not touched:
         return False
-    by_name = Q(name__in=[key for key, is_uuid in touched if not is_uuid])
+    names = {key for key, is_uuid in touched if not is_uuid}
+    by_name = Q(name__in=names) | Q(differs__name__value__in=sorted(names))
     by_uuid = Q(uuid__in=[key for key, is_uuid in touched if is_uuid])
-    mine = Instance.objects.filter(by_name | by_uuid, cluster=cluster)
-    found = list(mine.exclude(status=Status.DELETED).order_by("pk"))
+    mine = Instance.objects.filter(by_name | by_uuid, rows.LIVES_OR_RETURNS, cluster=cluster)
+    found = list(mine.order_by("pk"))
     keys = [row.pk for row in found]
     end = interval.not_after
     wanted = [Wanted(row.uuid, row.name, end) for row in found]
@@ -201,6 +203,7 @@ def _ask_about(
     wanted += [Wanted(None, name, end) for name in sorted(created - known)]
     # Questions before instances: whoever settles an answer locks them in this order.
     questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
+    questions.begin_anew(cluster, names, at=end)
     mine = Instance.objects.filter(pk__in=keys)
     mine.exclude(epoch=cluster.epoch).update(**rows.void(cluster))
     mine.update(stale_before=end)

@@ -8,7 +8,7 @@ from django.db.models import Q
 
 from proj.inventory.models import Cluster, Hold, Instance, Transition
 from proj.observation import Status
-from proj.reconcile import brake
+from proj.reconcile import brake, rows
 from proj.reconcile.brake import Entry
 from proj.reconcile.settings import Tuning
 
@@ -42,16 +42,37 @@ def is_any(cluster: Cluster) -> bool:
 
 
 def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:
-    """Return the changes that an operator has let through, and those that are not written yet."""
+    """Return the changes that an operator has let through, and those that may pass still.
+
+    Those do of which lists have said so all the time: what was written, or was over, is another
+    change where it comes again.
+    """
     since = at - timedelta(seconds=tuning.hold_for)
     found = Hold.objects.filter(cluster=cluster, approved_at__lte=at)
     found = found.filter(approved_at__gt=since)  # guard: approved_at__gt
-    granted, waiting = set(), set()
+    granted: set[Entry] = set()
+    passing: set[Entry] = set()
     for hold in found:
-        entries = set(entries_of(hold))
-        granted |= entries
-        waiting |= entries - _changed(cluster, hold.approved_at or at, at)
-    return granted, waiting
+        entries = entries_of(hold)
+        begun = _said_since(cluster, entries, at=at)
+        granted |= set(entries)
+        approved_at = hold.approved_at or at
+        passing |= {it for it in entries if it.key in begun and begun[it.key] <= approved_at}
+    return granted, passing
+
+
+def _said_since(cluster: Cluster, entries: Sequence[Entry], *, at: datetime) -> dict[str, datetime]:
+    """Return since when lists say of instances that their state is another, or that they lack."""
+    keys = [it.key for it in entries]
+    mine = Instance.objects.filter(cluster=cluster, epoch=cluster.epoch)
+    found = {}
+    for row in mine.filter(Q(uuid__in=keys) | Q(uuid=None, name__in=keys)):
+        memory = rows.memory_of(row, at=at)
+        state = memory.differs.get("state")
+        begun = memory.missing[0] if memory.missing else state.since if state else None
+        if begun is not None:
+            found[rows.key_of(row)] = begun
+    return found
 
 
 def weigh(

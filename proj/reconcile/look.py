@@ -21,6 +21,7 @@ from proj.reconcile.context import Context, backoff
 from proj.reconcile.decide import Action, Listed, Policy, Unlisted
 from proj.reconcile.questions import Wanted
 from proj.reconcile.record import Item, Settled, in_batches, record
+from proj.reconcile.resolve import name_row
 from proj.reconcile.rows import Stranger
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn, turn
@@ -184,7 +185,8 @@ def _keep_batch(
     for announced, full in found.renamed.items():
         if full in names:
             nameless = Instance.objects.filter(cluster=cluster, uuid=None, name=announced)
-            nameless.filter(backend_status="").exclude(status=Status.DELETED).update(name=full)
+            for row in nameless.filter(backend_status="").exclude(status=Status.DELETED):
+                name_row(row, full)
     items = [Item(sight.seen, sight.uuid, sight.name, SOURCE) for sight in batch]
     settled = record(cluster, items, policy, context.tuning, now=context.now)
     strangers = [it for it in settled if it.row is None and it.decision.action is Action.ASK]
@@ -299,6 +301,7 @@ def _looked(
     spread = 0.9 + random.random() * 0.1
     return {
         "moment": read.not_after,
+        "listed_at": read.not_after,
         "failures": 0,
         "last_error": "",
         "pace": pace,

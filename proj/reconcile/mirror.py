@@ -3,12 +3,17 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from django.db.models import F
+
 from proj.backend import JobState, QueuedJob, Reading
 from proj.inventory.models import Cluster, Instance, Job
 from proj.observation import Interval, Status
 from proj.reconcile import harvest, rows
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
+
+MOST = 300
+"""Results of others' queries that wait to be read; older ones are forgotten, and counted."""
 
 
 class Mirror:
@@ -134,16 +139,21 @@ class Mirror:
     def forget(self, tuning: Tuning) -> None:
         """Forget jobs that are over, unless the feed's place has not passed them yet.
 
-        The results of others' queries are kept until they were read.
+        The results of others' queries are kept until they were read, the newest of them.
         """
         after, _ = place(self._cluster, self._reading, tuning)
         read = {job.job_id for job in self._reading.jobs if job.state is not JobState.UNKNOWN}
+        to_be_read = [row for row in self._jobs.values() if harvest.is_to_be_read(row)]
+        kept = {row.pk for row in sorted(to_be_read, key=lambda row: -(row.job_id or 0))[:MOST]}
+        if len(to_be_read) > MOST:
+            lost = len(to_be_read) - MOST
+            Cluster.objects.filter(pk=self._cluster.pk).update(set_aside=F("set_aside") + lost)
         over = [
             row.pk
             for job_id, row in self._jobs.items()
             if row.state not in rows.OPEN
             and (after is None or job_id <= after or job_id not in read)
-            and not harvest.is_to_be_read(row)  # guard
+            and row.pk not in kept
         ]
         Job.objects.filter(pk__in=over).delete()
 
@@ -157,6 +167,7 @@ class Mirror:
         for it in self._announced:
             is_shown = any(
                 row.seen_first >= it.seen_first
+                and not row.is_query
                 and not set(rows.texts(row.names)).isdisjoint(rows.texts(it.names))
                 for row in self._jobs.values()
             )

@@ -7,7 +7,7 @@ began after ``newer_than``, and by nothing else.
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, TypeVar
@@ -127,15 +127,15 @@ def claim(
     if cluster.read is None and not cluster.follow_failures:  # guard
         # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
         return []
-    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True)
-    ours = set(open_jobs.values_list("job_id", flat=True))
-    held = list(Question.objects.filter(cluster=cluster).exclude(token=""))
-    claimed = [it for it in held if it.job_id is None and it.answer is None]
+    ours = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True))
+    claimed = list(
+        Question.objects.filter(cluster=cluster, job_id=None, answer__isnull=True).exclude(token="")
+    )
     seats = cluster.max_in_flight - len(ours) - len(claimed)
     if seats <= 0:  # guard
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
-    asking = [*claimed, *(it for it in held if it.job_id in ours)]
+    asking = [*claimed, *(_asked_by(job, cluster) for job in ours)]
     choice = _Choice(cluster, asking, policy, tuning, tokens=tokens, at=at)
     taken: list[tuple[Question, Instance | None]] = []
     while len(taken) < seats:
@@ -150,6 +150,12 @@ def claim(
         asked=F("asked") + len(taken), audit_tokens=tokens - choice.spent, audit_at=at
     )
     return taken
+
+
+def _asked_by(job: Job, cluster: Cluster) -> Question:
+    """Return whom a job of ours asks about, also where nobody waits for its answer any more."""
+    name, uuid = next(iter(rows.texts(job.names)), ""), next(iter(rows.texts(job.uuids)), None)
+    return Question(cluster=cluster, name=name, uuid=uuid)
 
 
 def _take(asked: Sequence[Question], *, at: datetime) -> None:
@@ -386,6 +392,19 @@ def override(
     )
     is_time = Q(overridden_at=None) | Q(overridden_at__lte=long_ago) | Q(overridden_at__gt=at)
     mine.filter(is_time).update(retry_at=None, overridden_at=at)
+
+
+def begin_anew(cluster: Cluster, names: Iterable[str], *, at: datetime) -> None:
+    """Have what lists say of strangers of these names count from the next list on.
+
+    A job on them has ended at ``at``: what was listed before may be half of its work.
+    """
+    mine = Question.objects.filter(cluster=cluster, listed__isnull=False)
+    for question in mine.select_for_update().order_by("pk"):
+        stranger = rows.stranger_of(question.listed)
+        if stranger is not None and stranger.seen.instance in set(names):
+            listed = replace(stranger, first=at).to_json()
+            Question.objects.filter(pk=question.pk).update(listed=listed)
 
 
 def release(question: Question) -> None:

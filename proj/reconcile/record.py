@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import Q, QuerySet
 
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Transition
+from proj.inventory.models import Cluster, Instance, Job, Transition
 from proj.names import is_instance_name
 from proj.observation import Interval, Status, to_json
 from proj.reconcile import brake, holds, rows
@@ -34,6 +34,7 @@ from proj.reconcile.decide import (
     decide,
     trail,
 )
+from proj.reconcile.resolve import name_row
 from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
 
@@ -101,12 +102,17 @@ def record(
     """
     known = _Rows(cluster, items)
     at = now()
-    jobs = rows.JobsByInstance(rows.at_work(cluster, tuning, at=at))
+    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False)
+    jobs = rows.JobsByInstance(list(open_jobs))
+    believed_since = rows.believed_since(cluster, tuning, at=at)
     settled: list[Settled] = []
     changed: set[int] = set()
     for item in items:
         for row, seen in known.about(item):
-            recorded = rows.recorded_of(row, cluster, jobs.on(row), at=at) if row else None
+            recorded = None
+            if row is not None:
+                its = jobs.on(row)
+                recorded = rows.recorded_of(row, cluster, its, believed_since=believed_since, at=at)
             decision = decide(recorded, seen, policy)
             if seen.interval.not_after > at:
                 # Dated by a clock that was ahead: it says nothing of now.
@@ -193,6 +199,13 @@ class _Rows:
         answering = self.find(item.seen.seen.uuid, item.seen.seen.instance)
         if asked is None or asked is answering or isinstance(item.seen, Listed):
             return [(answering, item.seen)]
+        if answering is None and _is_announced_as(asked, item.seen.seen.instance):
+            # Ganeti has completed the name that it was announced by.
+            name_row(asked, item.seen.seen.instance)
+            self._by_name.pop(asked.name, None)
+            asked.name = item.seen.seen.instance
+            self._by_name[asked.name] = asked
+            return [(asked, item.seen)]
         return [(asked, Absent(item.seen.interval)), (answering, item.seen)]
 
     def find(self, uuid: str | None, name: str) -> Instance | None:
@@ -249,6 +262,12 @@ class _Rows:
         statements.insert(
             [it for draft in (*self._new, *self._drafts.values()) for it in draft.trail]
         )
+
+
+def _is_announced_as(row: Instance, full: str) -> bool:
+    """Whether this is a creation that nobody has shown, announced by the beginning of a name."""
+    is_unshown = row.uuid is None and not row.backend_status and row.status == Status.BUILD
+    return is_unshown and full.lower().startswith(f"{row.name}.".lower())
 
 
 def _of(
@@ -345,8 +364,10 @@ def _interval_of(it: Settled, row: Instance, cluster: Cluster, at: datetime) -> 
         names = kept.keys() - (left.differs.keys() if left else set())
         if left and "state" in left.differs:
             return observed or row.observed
-        if names:
-            lists = [kept[name].last for name in names]
+        lists = [kept[name].last for name in names]
+        if observed is not None and "state" not in names:
+            lists.append(observed)
+        if lists:
             return max(lists, key=lambda interval: interval.not_after)
     return it.seen.interval
 
@@ -393,16 +414,17 @@ def _trail(draft: _Draft, it: Settled, at: datetime, *, fold: bool) -> list[Tran
             "job_id": it.item.job_id,
             "at": at,
         }
-        if fold and _fold(draft.row, change.field, values):
-            continue
+        if fold:
+            values["folded"] = _folded(draft.row, change.field)
         before = to_json(change.before)
         new.append(Transition(instance=draft.row, field=change.field, before=before, **values))
     return new
 
 
-def _fold(row: Instance, field: str, values: Mapping[str, Any]) -> bool:
+def _folded(row: Instance, field: str) -> int:
+    """Take the last change of a field out of the history; returns for how many the next stands."""
     last = Transition.objects.filter(instance=row, field=field).order_by("-id").first()
     if last is None:
-        return False
-    Transition.objects.filter(pk=last.pk).update(**values, folded=last.folded + 1)
-    return True
+        return 0
+    last.delete()
+    return last.folded + 1

@@ -5,10 +5,10 @@ after it. Otherwise it ends too, and says which were not, and why.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F, Max, Q, QuerySet
+from django.db.models import Max, Q, QuerySet
 
 from proj.backend import Look
 from proj.inventory import statements
@@ -65,7 +65,7 @@ def request_cluster(
         fresh = locked(cluster)
         mine = Request.objects.filter(cluster=cluster, kind=kind, name="", state=OPEN)
         waiting = mine.filter(scoped_at=None, planned=[]).first()
-        if waiting is not None and not fresh.look_token:
+        if waiting is not None and not fresh.look_token and _has_time(waiting, tuning, at):
             _join(waiting, at)
         else:
             waiting = _create(fresh, kind, "", None, tuning, at)
@@ -100,7 +100,8 @@ def request_instance(
             cluster=cluster, kind=Request.Kind.INSTANCE, name=known, uuid=uuid, state=OPEN
         )
         joined = mine.first()
-        if joined is None or (begun is not None and begun >= joined.requested_at):
+        is_served = joined is not None and begun is not None and begun >= joined.requested_at
+        if joined is None or is_served or not _has_time(joined, tuning, at):
             joined = _create(fresh, Request.Kind.INSTANCE, known, uuid, tuning, at)
         else:
             _join(joined, at)
@@ -113,8 +114,16 @@ def request_instance(
 def _join(request: Request, at: datetime) -> None:
     """Date a request at the latest wish: the clock was read before the lock was had."""
     request.requested_at = max(request.requested_at, at)
-    request.blocked_since = None
-    request.save(update_fields=["requested_at", "blocked_since"])
+    request.save(update_fields=["requested_at"])
+
+
+def _has_time(request: Request, tuning: Tuning, at: datetime) -> bool:
+    """Whether nearly all of the time is left in which it may be confirmed.
+
+    A later wish has time of its own, and takes none from the first: that one ends.
+    """
+    since = request.blocked_since
+    return since is None or at - since <= timedelta(seconds=tuning.look_period_min)
 
 
 def locked(cluster: Cluster) -> Cluster:
@@ -187,24 +196,35 @@ def settle(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> N
     request does, so that none seems to be of the future.
     """
     mine = Request.objects.filter(cluster=cluster, state=OPEN).exclude(kind=Request.Kind.PLAN)
-    _settle(cluster, _next(mine), policy, tuning, now())
+    _settle(cluster, _next(mine, cluster), policy, tuning, now())
 
 
-def settle_instances(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> None:
-    """End those of single instances that an answer has just confirmed."""
+def settle_instances(
+    cluster: Cluster,
+    about: Iterable[tuple[str | None, str]],
+    policy: Policy,
+    tuning: Tuning,
+    *,
+    now: Clock,
+) -> None:
+    """End those of single instances, given by uuid and name, about whom an answer has just come."""
+    pairs = list(about)
     kind = Request.Kind.INSTANCE
     if not statements.exists(Request, cluster=cluster.pk, state=OPEN, kind=kind):
         return
     with transaction.atomic():
         fresh = locked(cluster)
-        mine = Request.objects.filter(cluster=cluster, state=OPEN, kind=kind)
-        _settle(fresh, _next(mine), policy, tuning, now())
+        is_it = Q(uuid__in=[uuid for uuid, _ in pairs if uuid])
+        is_it |= Q(name__in=[name for _, name in pairs])
+        mine = Request.objects.filter(is_it, cluster=cluster, state=OPEN, kind=kind)
+        _settle(fresh, list(mine.order_by("pk")), policy, tuning, now())
 
 
-def _next(waiting: "QuerySet[Request]") -> list[Request]:
-    """Return those to be seen to now: one that is blocked keeps none waiting that is not."""
-    turn = F("blocked_since").asc(nulls_first=True)
-    return list(waiting.order_by(turn, "pk")[:SEEN_TO_AT_ONCE])
+def _next(waiting: "QuerySet[Request]", cluster: Cluster) -> list[Request]:
+    """Return those to be seen to now: where they are too many, the next ones each time."""
+    number = waiting.count()
+    start = cluster.feeds * SEEN_TO_AT_ONCE % number if number > SEEN_TO_AT_ONCE else 0
+    return list(waiting.order_by("pk")[start : start + SEEN_TO_AT_ONCE])
 
 
 def _settle(

@@ -28,8 +28,11 @@ def name_announced(cluster: Cluster, full: str) -> bool:
         return False
     announced = living.filter(uuid=None, backend_status="", status=Status.BUILD)
     fitting = [row for row in announced if f"{full}.".lower().startswith(f"{row.name}.".lower())]
-    if len(fitting) != 1:
-        return False
-    wishes = Request.objects.filter(cluster=cluster, uuid=None, name=fitting[0].name)
+    return len(fitting) == 1 and name_row(fitting[0], full)
+
+
+def name_row(row: Instance, full: str) -> bool:
+    """Give the row of an announced creation, and whoever waits for it, its full name."""
+    wishes = Request.objects.filter(cluster=row.cluster_id, uuid=None, name=row.name)
     wishes.filter(state=Request.State.OPEN).update(name=full)
-    return bool(living.filter(pk=fitting[0].pk).update(name=full))
+    return bool(Instance.objects.filter(pk=row.pk).update(name=full))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.db.models import Q
+
 from proj.backend import JobState
 from proj.inventory.models import Cluster, Instance, Job
 from proj.observation import (
@@ -26,11 +28,19 @@ from proj.reconcile.settings import Tuning
 OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 """When an instance was observed that nobody has observed in this epoch."""
 
+LIVES_OR_RETURNS = ~Q(status=Status.DELETED) | Q(differs_since__isnull=False)
+"""An instance that is not gone, or that a list has shown again."""
+
 OPEN = (JobState.QUEUED.value, JobState.WAITING.value, JobState.RUNNING.value)
 
 
 def recorded_of(
-    row: Instance, cluster: Cluster, jobs: Iterable[Job] = (), *, at: datetime
+    row: Instance,
+    cluster: Cluster,
+    jobs: Iterable[Job] = (),
+    *,
+    believed_since: datetime = OLDEST,
+    at: datetime,
 ) -> Recorded:
     """Read a row, with the jobs of the mirror that work on it.
 
@@ -58,7 +68,9 @@ def recorded_of(
         observed=observed,
         stale_before=stale_before,
         memory=memory,
-        jobs=tuple(_open_job(job, row, at) for job in jobs),
+        jobs=tuple(
+            _open_job(job, row, at, is_believed=job.seen_last >= believed_since) for job in jobs
+        ),
     )
 
 
@@ -176,9 +188,19 @@ def at_work(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Job]:
 
     What no reading has shown for long may be over: it is shown no more, and defers nothing.
     """
-    of_late = at - timedelta(seconds=tuning.read_within)
     mine = Job.objects.filter(cluster=cluster, state__in=OPEN, is_query=False)
-    return list(mine.filter(seen_last__gt=of_late))
+    return list(mine.filter(seen_last__gte=believed_since(cluster, tuning, at=at)))
+
+
+def believed_since(cluster: Cluster, tuning: Tuning, *, at: datetime) -> datetime:
+    """Return since when a reading must have shown a job for it to be believed.
+
+    What the last reading has shown is, however long that took, if it has ended of late.
+    """
+    of_late, read = at - timedelta(seconds=tuning.read_within), cluster.read
+    if read is not None and read.not_after >= of_late:
+        return min(of_late, read.not_before)
+    return of_late
 
 
 class JobsByInstance:
@@ -229,9 +251,10 @@ def texts(value: Any) -> list[str]:
     return [it for it in value if isinstance(it, str)] if isinstance(value, list) else []
 
 
-def _open_job(job: Job, row: Instance, at: datetime) -> OpenJob:
+def _open_job(job: Job, row: Instance, at: datetime, *, is_believed: bool) -> OpenJob:
     operation, status = work_on(job, row)
-    return OpenJob(operation, status, _past(job.running_since, at), announced=job.announced)
+    since = _past(job.running_since, at)
+    return OpenJob(operation, status, since, announced=job.announced, is_believed=is_believed)
 
 
 def work_on(job: Job, row: Instance) -> tuple[str, Status | None]:

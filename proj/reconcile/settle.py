@@ -44,6 +44,8 @@ class _Batch:
 
     asks: bool
     is_held: bool
+    about: list[tuple[str | None, str]]
+    """Uuid and name of everybody concerned."""
 
 
 def settle(name: str, key: int, context: Context) -> Done:
@@ -93,7 +95,9 @@ def settle(name: str, key: int, context: Context) -> Done:
     if asks and not cluster.ask_failures:
         values["next_ask_at"] = at
     statements.update(Cluster, values, pk=cluster.pk)
-    requests.settle_instances(cluster, context.policy_of(cluster), context.tuning, now=context.now)
+    about = [it for batch in done for it in batch.about]
+    policy = context.policy_of(cluster)
+    requests.settle_instances(cluster, about, policy, context.tuning, now=context.now)
     return Done(len(waiting), asks)
 
 
@@ -123,6 +127,10 @@ def _settle(cluster: Cluster, answered: Sequence[Question], context: Context) ->
     return _Batch(
         asks=is_asked_again or any(it.decision.action is Action.ASK for it in settled),
         is_held=any(it.is_held for it in settled),
+        about=[
+            *((question.uuid, question.name) for question in answered),
+            *((it.row.uuid, it.row.name) for it in settled if it.row is not None),
+        ],
     )
 
 

@@ -55,7 +55,7 @@ class View:
 
     def unconfirmed(self, request: Request) -> "QuerySet[Instance]":
         """Return the living rows of a cluster that no evidence has confirmed since a request."""
-        mine = Instance.objects.filter(cluster=self.cluster).exclude(status=Status.DELETED)
+        mine = Instance.objects.filter(rows.LIVES_OR_RETURNS, cluster=self.cluster)
         if request.kind != Request.Kind.INSTANCE and request.scoped_at is not None:
             # A row that was made since, of evidence from before, is of one that was there.
             scoped = request.scoped_at

@@ -433,6 +433,11 @@ LACKING = missing(10, 20)
 
 ABSENT = [
     Case(
+        "whether a creation goes on that no reading has shown of late, nobody knows",
+        replace(BUILD, memory=LACKING, jobs=(job(Status.BUILD, is_believed=False),)),
+        Absent(at(22)), nothing(Rule.IN_FLIGHT),
+    ),
+    Case(
         "two lists and a 404 after them prove it gone",
         recorded(memory=LACKING), Absent(at(22)),
         record(
@@ -848,6 +853,25 @@ READINGS = [
     Case(
         "unless one ended after the last list began",
         recorded(memory=LONG, stale_before=moment(70.5)), READ, nothing(Rule.LIST_SUSPECTS),
+    ),
+    Case(
+        "nor is what only they tell, where one has ended since the last",
+        recorded(memory=keeping(tags=differs(("a",), 10, 70)), stale_before=moment(70.5)), READ,
+        nothing(Rule.LIST_SUSPECTS),
+    ),
+    Case(
+        "a word of theirs is not settled where the state was read since",
+        recorded(memory=state_kept("ERROR_wrongnode", 10, 12), observed=at(14)), READ,
+        nothing(Rule.LIST_SUSPECTS),
+    ),
+    Case(
+        "but tags are, of which that told nothing",
+        recorded(memory=keeping(tags=differs(("a",), 10, 12)), observed=at(14)), READ,
+        record(Rule.TWO_LISTS_AGREE, Change("tags", None, ("a",)), memory=SETTLED),
+    ),
+    Case(
+        "what no reading has shown of late is not shown",
+        recorded(jobs=(job(Status.REBOOT, is_believed=False),)), READ, nothing(Rule.AGREES),
     ),
     Case(
         "a word of lists is not settled by two with the end of a job between",

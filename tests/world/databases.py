@@ -319,7 +319,7 @@ def clusters(draw: st.DrawFn) -> Row:
     }
     for name in (
         "moment", "next_look_at", "feed_gap_since", "next_follow_at", "asked_at", "audit_at",
-        "next_ask_at", "settled_at", "followed_since",
+        "next_ask_at", "settled_at", "followed_since", "listed_at",
     ):  # fmt: skip
         values[name] = draw(maybe)
     for name in ("looked", "read"):

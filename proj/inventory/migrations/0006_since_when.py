@@ -1,4 +1,4 @@
-"""Since when a cluster's queue is followed without a gap: what was listed before proves nothing."""
+"""Since when a cluster's queue is followed without a gap, and when its last list was read."""
 
 from django.db import migrations, models
 
@@ -13,6 +13,15 @@ class Migration(migrations.Migration):
                 null=True,
                 blank=True,
                 help_text="since when no job can have come and gone unseen",
+            ),
+        ),
+        migrations.AddField(
+            model_name="cluster",
+            name="listed_at",
+            field=models.DateTimeField(
+                null=True,
+                blank=True,
+                help_text="when a list was last read, whole or not",
             ),
         ),
     ]
