@@ -223,19 +223,24 @@ def _of_strangers(cluster: Cluster, settled: Sequence[Settled]) -> list[Wanted]:
     for it in settled:
         assert isinstance(it.seen, Listed)
         seen = it.seen.seen
-        stranger = _continued(before.get(seen.uuid or seen.instance), seen)
+        told = before.get(seen.uuid or seen.instance)
+        stranger = _continued(told, seen, followed_since=cluster.followed_since)
         wanted.append(Wanted(seen.uuid, seen.instance, stranger.first, stranger.to_json()))
     return wanted
 
 
-def _continued(before: Any, seen: Observation) -> Stranger:
-    """Return what lists say of one that is not recorded: since when, and what the last said."""
+def _continued(before: Any, seen: Observation, *, followed_since: datetime | None) -> Stranger:
+    """Return what lists say of one that is not recorded: since when, and what the last said.
+
+    Those from before the queue was followed do not count: see ``Cluster.followed_since``.
+    """
     earlier = rows.stranger_of(before)
     first = seen.interval.not_before
     if (
         earlier is not None
         and replace(earlier.seen, interval=seen.interval) == seen
         and earlier.first <= earlier.seen.interval.not_before < first
+        and (followed_since is None or followed_since <= earlier.first)
     ):
         first = earlier.first
     return Stranger(first, seen)

@@ -307,3 +307,14 @@ def test_announcements_do_not_pile_up_while_the_queue_cannot_be_read(scene: Scen
         if number % 100 == 99:
             counts.append(Job.objects.count())
     assert counts[-1] < 200
+
+
+def test_a_stranger_that_was_listed_before_the_first_reading_is_adopted_by_lists(
+    scene: Scene,
+) -> None:
+    scene.world.fail(Fault.SERVER_ERROR, "submit_query")
+    Cluster.objects.update(followed_since=None, read_not_before=None, read_not_after=None)
+    scene.world.create("new")
+    scene.engine.look_now()
+    scene.go_on(120, step=2)
+    assert scene.rows("new") == ["ACTIVE"]
