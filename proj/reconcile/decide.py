@@ -331,9 +331,10 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
         return Decision(Action.NOTHING, Rule.STALE)
     found = differences(recorded, told_by(seen))
     if _overlaps(recorded, seen.interval):
-        if found:
+        if any(not _is_of_lists(name, value, policy) for name, value in found.items()):
             return Decision(Action.ASK, Rule.OVERLAPS)
-        return Decision(Action.NOTHING, Rule.AGREES)
+        # What only lists tell, the next one tells.
+        return Decision(Action.NOTHING, Rule.OVERLAPS if found else Rule.AGREES)
     if not found:
         memory = None if recorded.memory == SETTLED else SETTLED
         return Decision(Action.NOTHING, Rule.AGREES, memory=memory)

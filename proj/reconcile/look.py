@@ -223,22 +223,31 @@ def _of_strangers(cluster: Cluster, settled: Sequence[Settled]) -> list[Wanted]:
     for it in settled:
         assert isinstance(it.seen, Listed)
         seen = it.seen.seen
-        told = before.get(seen.uuid or seen.instance)
-        stranger = _continued(told, seen, followed_since=cluster.followed_since)
-        wanted.append(Wanted(seen.uuid, seen.instance, stranger.first, stranger.to_json()))
+        earlier = rows.stranger_of(before.get(seen.uuid or seen.instance))
+        stranger = _continued(earlier, seen, followed_since=cluster.followed_since)
+        newer_than = stranger.first
+        if earlier is not None and _says_the_same(earlier, seen):
+            # What asks already need not be asked once more because lists begin anew.
+            newer_than = min(newer_than, earlier.first)
+        wanted.append(Wanted(seen.uuid, seen.instance, newer_than, stranger.to_json()))
     return wanted
 
 
-def _continued(before: Any, seen: Observation, *, followed_since: datetime | None) -> Stranger:
+def _says_the_same(earlier: Stranger, seen: Observation) -> bool:
+    return replace(earlier.seen, interval=seen.interval) == seen
+
+
+def _continued(
+    earlier: Stranger | None, seen: Observation, *, followed_since: datetime | None
+) -> Stranger:
     """Return what lists say of one that is not recorded: since when, and what the last said.
 
     Those from before the queue was followed do not count: see ``Cluster.followed_since``.
     """
-    earlier = rows.stranger_of(before)
     first = seen.interval.not_before
     if (
         earlier is not None
-        and replace(earlier.seen, interval=seen.interval) == seen
+        and _says_the_same(earlier, seen)
         and earlier.first <= earlier.seen.interval.not_before < first
         and (followed_since is None or followed_since <= earlier.first)
     ):

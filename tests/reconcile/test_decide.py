@@ -150,6 +150,10 @@ class Case:
 
 LISTS = [
     Case(
+        "a list that overlaps the recorded, and tells only what no job can, asks for none",
+        recorded(observed=at(9.5)), listed(tags=("a",)), nothing(Rule.OVERLAPS),
+    ),
+    Case(
         "a list that agrees writes nothing",
         recorded(), listed(), nothing(Rule.AGREES),
     ),
