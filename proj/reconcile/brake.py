@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proj.observation import Status
 
@@ -16,7 +16,8 @@ class Entry:
 
     key: str
     """Its uuid, or its name where it has none."""
-    name: str
+    name: str = field(compare=False)
+    """For people: who is renamed meanwhile is the same."""
     before: str
     after: str
 

@@ -11,6 +11,7 @@ from django.db.models import Q
 from proj.backend import JobState
 from proj.inventory.models import Cluster, Job
 from proj.reconcile import rows
+from proj.reconcile.context import BACKWARDS
 
 
 def list_since(cluster: Cluster, since: datetime, *, at: datetime) -> datetime | None:
@@ -19,7 +20,7 @@ def list_since(cluster: Cluster, since: datetime, *, at: datetime) -> datetime |
     if looked is None or read is None or looked.not_after > at:
         return None
     followed = cluster.followed_since
-    if followed is not None and looked.not_before < followed <= at:  # guard
+    if followed is not None and looked.not_before < followed <= at + BACKWARDS:  # guard
         return None
     is_newer = looked.not_before > since and read.not_before > looked.not_after
     return looked.not_before if is_newer else None

@@ -12,6 +12,10 @@ from proj.reconcile.settings import Tuning
 
 Clock = Callable[[], datetime]
 
+BACKWARDS = timedelta(seconds=5)
+"""The clock may seem to go back by so much within an epoch: turns end in another order than they
+read it, and a new master of Redis may be a little behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

@@ -7,10 +7,10 @@ open jobs are read.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q
 
 from proj.backend import BackendError, Busy, JobState, Misconfigured, Reading
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
@@ -24,8 +24,6 @@ from proj.reconcile.record import Item, record
 from proj.reconcile.resolve import name_announced
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn, turn
-
-T = TypeVar("T", bound=Model)
 
 SOURCE = "queue"
 LISTS = "lists"
@@ -250,7 +248,7 @@ def _settle(
     )
     items = {
         row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
-        for row in _some(differing.order_by("pk"), cluster)
+        for row in rows.portion(differing, cluster.feeds, SETTLED_AT_ONCE)
     }
     begun = [job for job in mirror.works() if job.running_since and _status_of(job)]
     names = [name for job in begun for name in rows.texts(job.names)]
@@ -267,18 +265,6 @@ def _settle(
             Cluster.objects.filter(pk=cluster.pk).update(next_look_at=context.now())
 
 
-def _some(waiting: "QuerySet[T]", cluster: Cluster) -> list[T]:
-    """Return as many as one reading settles, the next ones each time.
-
-    Some can never be settled, as those that are held: they keep no others from their turn.
-    """
-    number = waiting.count()
-    if number <= SETTLED_AT_ONCE:
-        return list(waiting[:SETTLED_AT_ONCE])
-    start = cluster.feeds * SETTLED_AT_ONCE % number
-    return list(waiting[start : start + SETTLED_AT_ONCE])
-
-
 def _status_of(job: Job) -> bool:
     return any(status for _, _, status in rows.works_of(job))
 
@@ -287,10 +273,10 @@ def _adopt_listed(
     cluster: Cluster, mirror: Mirror, policy: Policy, context: Context, interval: Interval
 ) -> None:
     """Adopt those that no job could prove for too long, and that two lists agree on."""
-    listed = Question.objects.filter(cluster=cluster, listed__isnull=False).order_by("pk")
+    listed = Question.objects.filter(cluster=cluster, listed__isnull=False)
     work = mirror.index()
     items = []
-    for question in _some(listed, cluster):
+    for question in rows.portion(listed, cluster.feeds, SETTLED_AT_ONCE):
         stranger = rows.stranger_of(question.listed)
         if stranger is None:
             continue
@@ -299,7 +285,8 @@ def _adopt_listed(
         wait = timedelta(0) if is_of_lists else policy.proof_within
         named = Instance(uuid=seen.uuid, name=seen.instance)
         if (
-            (cluster.followed_since is None or cluster.followed_since <= first)  # guard
+            (cluster.looked is None or cluster.looked.not_before <= last.not_before)  # guard
+            and (cluster.followed_since is None or cluster.followed_since <= first)  # guard
             and first < last.not_before
             and last.not_before - first >= wait  # guard
             and last.not_after < interval.not_before  # guard

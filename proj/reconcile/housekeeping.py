@@ -7,11 +7,8 @@ from django.db.models import Q
 
 from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request
 from proj.reconcile import requests, rows, turns
-from proj.reconcile.context import Context
+from proj.reconcile.context import BACKWARDS, Context
 from proj.reconcile.settings import Tuning
-
-AHEAD = timedelta(seconds=5)
-"""Moments may lie ahead by so much: workers read the clock in another order than they write."""
 
 
 def keep_house(context: Context, *, keep: timedelta) -> None:
@@ -19,7 +16,7 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
 
     Args:
         context: by which rules, numbers and clock.
-        keep: how long closed requests, and holds that are over, are kept.
+        keep: how long closed requests are kept.
     """
     for cluster in Cluster.objects.all():
         with transaction.atomic():
@@ -34,7 +31,11 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
             _void(fresh, context.tuning, at=at)
             _end_unserved(fresh, context, at=at)
         requests.forget(cluster, before=at - keep)
-        Hold.objects.filter(cluster=cluster, current=False, seen_at__lt=at - keep).delete()
+        # Each look at a mass change that grows leaves one, which nobody can approve any more.
+        over = at - timedelta(seconds=context.tuning.hold_for)
+        Hold.objects.filter(
+            cluster=cluster, current=False, approved_at=None, seen_at__lt=over
+        ).delete()
 
 
 def _is_first_of_epoch(cluster: Cluster, at: datetime) -> bool:
@@ -58,7 +59,7 @@ def _end_unserved(cluster: Cluster, context: Context, *, at: datetime) -> None:
 
 def _void(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
     """Bring what belongs to another epoch, or lies ahead, into the present."""
-    late = at + AHEAD
+    late = at + BACKWARDS
     mine = {"cluster": cluster}
     longest = late + timedelta(seconds=2 * tuning.question_cap)
     other = cluster.epoch + 1

@@ -429,7 +429,7 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
     if listed_at is None or wishes.filter(kind=Request.Kind.ALL).exists():
         return
     waiting = Question.objects.filter(cluster=cluster, token="", newer_than__lt=listed_at)
-    asked = list(waiting.order_by("-attempts", "pk")[:ENDED_AT_ONCE])
+    asked = rows.portion(waiting, cluster.feeds, ENDED_AT_ONCE)
     if not asked:
         return
     late = at + timedelta(seconds=tuning.proof_within)

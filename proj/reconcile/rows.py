@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db.models import Q
+from django.db.models import Model, Q, QuerySet
 
 from proj.backend import JobState
 from proj.inventory.models import Cluster, Instance, Job
@@ -22,8 +22,11 @@ from proj.observation import (
     of_json,
     to_json,
 )
+from proj.reconcile.context import BACKWARDS
 from proj.reconcile.decide import SETTLED, Difference, Memory, OpenJob, Recorded
 from proj.reconcile.settings import Tuning
+
+T = TypeVar("T", bound=Model)
 
 OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 """When an instance was observed that nobody has observed in this epoch."""
@@ -81,9 +84,13 @@ def observed_of(row: Instance, cluster: Cluster, *, at: datetime) -> Interval | 
 
 
 def stale_before_of(row: Instance, cluster: Cluster, *, at: datetime) -> datetime | None:
-    """Return before which nothing counts that was read of it: a job may have ended since."""
-    ended = _past(row.stale_before, at) if row.epoch == cluster.epoch else None
-    ends = [it for it in (ended, _past(cluster.followed_since, at)) if it is not None]
+    """Return before which nothing counts that was read of it: a job may have ended since.
+
+    Also where that lies a little ahead, of a clock that went back: it ended all the same.
+    """
+    late = at + BACKWARDS
+    ended = _past(row.stale_before, late) if row.epoch == cluster.epoch else None
+    ends = [it for it in (ended, _past(cluster.followed_since, late)) if it is not None]
     return max(ends, default=None)
 
 
@@ -154,6 +161,17 @@ def void(cluster: Cluster) -> dict[str, Any]:
         "flapping_since": None,
         **values_of_memory(SETTLED),
     }
+
+
+def portion(them: "QuerySet[T]", turn: int, size: int) -> list[T]:
+    """Return as many rows as a turn works through, the next ones each turn.
+
+    With some, as with those that are held, nothing may ever be done: they keep no others from
+    their turn.
+    """
+    number = them.count()
+    start = turn * size % number if number > size else 0
+    return list(them.order_by("pk")[start : start + size])
 
 
 def key_of(row: Instance) -> str:

@@ -28,15 +28,13 @@ from proj.inventory.models import (
     new_generation,
 )
 from proj.reconcile import memo
-from proj.reconcile.context import Clock
+from proj.reconcile.context import BACKWARDS, Clock
 from proj.reconcile.settings import Tuning
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["look", "follow", "await"]
 
-BACKWARDS = timedelta(seconds=5)
-"""The clock may seem to go back by so much: turns end in another order than they read it."""
 FORWARDS = timedelta(minutes=10)
 """A turn later than this after the last one cannot tell a pause from a clock that has jumped."""
 CONCURRENT = 50
