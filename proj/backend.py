@@ -4,7 +4,8 @@ A backend only reads. Nothing here can start, stop, create or delete an instance
 that may be taken back is a query of ours.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -32,6 +33,30 @@ class Busy(TryAgain):
 
 class SaysNothing(BackendError):
     """An answer came, but it cannot be read: cut, not JSON, of an unknown shape."""
+
+
+@dataclass(slots=True)
+class Span:
+    """When one request was under way, on the one clock."""
+
+    begun: datetime
+    ended: datetime
+    """As soon as it is over."""
+
+
+Gate = Callable[[], AbstractContextManager[Span]]
+"""What each request passes through: it may hold requests back, and tells when this one was."""
+
+
+@contextmanager
+def timed(clock: Callable[[], datetime]) -> Iterator[Span]:
+    """Hold no request back, and tell by ``clock`` when it was."""
+    begun = clock()
+    span = Span(begun, begun)
+    try:
+        yield span
+    finally:
+        span.ended = clock()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,11 @@ def now() -> datetime:
     Raises:
         redis.exceptions.RedisError: the server does not answer.
     """
-    seconds, microseconds = server().time()
+    return moment(*server().time())
+
+
+def moment(seconds: int, microseconds: int) -> datetime:
+    """Return what Redis' TIME says as a moment in UTC."""
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 

@@ -55,7 +55,7 @@ def backend_of(cluster: Cluster) -> Backend:
     """
     statuses = {**STATUS_OF_WORD, **settings.GANETI_STATUSES}
     gate = partial(hold, cluster.name, cluster.max_requests)
-    return GanetiBackend(connection_of(cluster), now, statuses, gate)
+    return GanetiBackend(connection_of(cluster), gate, statuses)
 
 
 def connection_of(cluster: Cluster) -> Connection:

@@ -2,14 +2,22 @@
 
 import marshal
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from ganeti.rapi.client import GanetiApiError
 
-from proj.backend import Found, JobReport, JobState, Look, QueuedJob, Reading, SaysNothing
+from proj.backend import (
+    Found,
+    Gate,
+    JobReport,
+    JobState,
+    Look,
+    QueuedJob,
+    Reading,
+    SaysNothing,
+)
 from proj.ganeti import jobs, replies
 from proj.ganeti.client import PROBE_TIMEOUT, Body, Connection, WithholdingCurl, connect
 from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED, sorted_errors
@@ -29,16 +37,11 @@ class GanetiBackend:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        clock: Callable[[], datetime],
-        statuses: Mapping[str, Status] = STATUS_OF_WORD,
-        gate: Callable[[], AbstractContextManager[None]] = nullcontext,
+        self, connection: Connection, gate: Gate, statuses: Mapping[str, Status] = STATUS_OF_WORD
     ) -> None:
         self._connection = connection
-        self._clock = clock
-        self._statuses = statuses
         self._gate = gate
+        self._statuses = statuses
 
     def version(self) -> str:
         """Return the version of RAPI's protocol."""
@@ -53,8 +56,8 @@ class GanetiBackend:
     def look_unless(self, digest: str) -> Look | Interval:
         """Read all instances; an answer with this digest is not even parsed."""
         # An operator who gives a word another meaning has every list read anew.
-        begun, body = self._clock(), Body(digest, meaning=str(sorted(self._statuses.items())))
-        answer = self._call(
+        body = Body(digest, meaning=str(sorted(self._statuses.items())))
+        answer, interval = self._timed(
             lambda client: _first_of(
                 _MISSING,
                 lambda: client.Query("instance", list(replies.LIST_FIELDS)),
@@ -62,7 +65,6 @@ class GanetiBackend:
             ),
             curl_factory=lambda: WithholdingCurl(body),
         )
-        interval = Interval(begun, self._clock())
         if body.is_known:
             return interval
         rows = self._rows(answer, "instance")
@@ -84,15 +86,16 @@ class GanetiBackend:
         Ganeti keeps the archive out of any query but one for nothing but ids. A known job whose
         row cannot be read is UNKNOWN: what it does is impossible to tell as well.
         """
-        begun = self._clock()
         # Asked for first: what is submitted in between has a higher id, and is new next time.
-        highest = self._highest() if whole else None
+        highest, before = self._highest() if whole else (None, None)
         found = {job_id: QueuedJob(job_id, JobState.UNKNOWN) for job_id in known}
-        rows = self._part_of_queue(after, known, whole=whole)
+        rows, interval = self._part_of_queue(after, known, whole=whole)
+        begun, ended = (before or interval).not_before, interval.not_after
         listed = {jobs.id_in(row) for row in rows}
         hidden = [job_id for job_id in known if job_id not in listed]
         if hidden:
-            rows += self._query_jobs(jobs.FEED_FIELDS, hidden)
+            more, interval = self._query_jobs(jobs.FEED_FIELDS, hidden)
+            rows, ended = rows + more, interval.not_after
         read, unreadable = jobs.read_queue(rows)
         found |= {
             job.job_id: job
@@ -103,33 +106,33 @@ class GanetiBackend:
         }
         return Reading(
             jobs=tuple(found[job_id] for job_id in sorted(found)),
-            interval=Interval(begun, self._clock()),
+            interval=Interval(begun, ended),
             highest=highest,
             unreadable=unreadable,
         )
 
-    def _highest(self) -> int:
-        listed = self._call(lambda client: client.GetJobs())
+    def _highest(self) -> tuple[int, Interval]:
+        listed, interval = self._timed(lambda client: client.GetJobs())
         with self._sorted():
-            return max((replies.job_id_of(job) for job in listed), default=0)
+            return max((replies.job_id_of(job) for job in listed), default=0), interval
 
-    def _part_of_queue(self, after: int | None, known: Sequence[int], *, whole: bool) -> list[Any]:
+    def _part_of_queue(
+        self, after: int | None, known: Sequence[int], *, whole: bool
+    ) -> tuple[list[Any], Interval]:
         parts = _ids(known)
         if after is not None:
             parts.append([">", "id", after])
         if whole:
             parts += [["=", "status", word] for word in jobs.OPEN]
-        if not parts:
-            return []
         fields = list(jobs.FEED_FIELDS)
-        answer = self._call(
+        answer, interval = self._timed(
             lambda client: _first_of(
                 _REFUSED,
                 lambda: client.Query("job", fields, ["|", *parts]),
                 lambda: _table(self._whole_queue(client), fields),
             )
         )
-        return self._rows(answer, "job")
+        return self._rows(answer, "job"), interval
 
     def _whole_queue(self, client: Any) -> Any:
         records = client.GetJobs(bulk=True)
@@ -151,8 +154,8 @@ class GanetiBackend:
         self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
     ) -> Sequence[JobReport]:
         """Read all these jobs by one request, or by one each where Ganeti has no such query."""
-        rows = self._query_jobs(jobs.JOB_FIELDS, submitted)
-        answered = self._clock()
+        rows, interval = self._query_jobs(jobs.JOB_FIELDS, submitted)
+        answered = interval.not_after
         with self._sorted():
             return list(jobs.reports_on(rows, submitted, answered, self._statuses, evidence))
 
@@ -193,15 +196,17 @@ class GanetiBackend:
             )
         return quote(instance, safe="")
 
-    def _query_jobs(self, fields: Sequence[str], job_ids: Iterable[int]) -> list[Any]:
-        answer = self._call(
+    def _query_jobs(
+        self, fields: Sequence[str], job_ids: Iterable[int]
+    ) -> tuple[list[Any], Interval]:
+        answer, interval = self._timed(
             lambda client: _first_of(
                 _REFUSED,
                 lambda: client.Query("job", list(fields), ["|", *_ids(job_ids)]),
                 lambda: _table([_job(client, job_id) for job_id in job_ids], fields),
             )
         )
-        return self._rows(answer, "job")
+        return self._rows(answer, "job"), interval
 
     def _rows(self, answer: Any, what: str) -> list[Any]:
         rows = answer.get("data") if isinstance(answer, dict) else None
@@ -212,8 +217,12 @@ class GanetiBackend:
         return rows
 
     def _call(self, request: Callable[[Any], Any], **options: Any) -> Any:
-        with self._gate(), self._sorted():
-            return request(connect(self._connection, **options))
+        return self._timed(request, **options)[0]
+
+    def _timed(self, request: Callable[[Any], Any], **options: Any) -> tuple[Any, Interval]:
+        with self._gate() as span, self._sorted():
+            answer = request(connect(self._connection, **options))
+        return answer, Interval(span.begun, span.ended)
 
     def _sorted(self) -> Any:
         return sorted_errors(self._connection.name, self._connection.where)

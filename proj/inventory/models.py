@@ -258,7 +258,7 @@ class Instance(models.Model):
         )
         indexes = (
             models.Index(fields=("cluster", "name"), name="instance_by_name"),
-            models.Index(fields=("cluster", "confirmed_at"), name="instance_oldest_confirmed"),
+            models.Index(fields=("cluster", "revision"), name="instance_revisions"),
             models.Index(fields=("cluster", "audited_at"), name="instance_oldest_audited"),
             models.Index(
                 fields=("cluster",),

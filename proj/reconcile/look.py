@@ -112,8 +112,7 @@ def _look(held: Turn, context: Context) -> After:
         with transaction.atomic():
             held.lock()
     policy = context.policy_of(cluster)
-    before = set() if is_full else memo.agreed
-    found = compare(cluster, seen, policy, before, at=context.now())
+    found = compare(cluster, seen, policy, memo.agreed, at=context.now())
     is_asked = _has_news(cluster, found) and _keep(held, seen, found, policy, context)
     memo.agreed, memo.has_looked = found.agreed, True
     held.values |= _looked(

@@ -5,7 +5,6 @@ A difference is a bug of the simulator.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,8 @@ from proj.names import is_uuid
 from proj.observation import Interval, Observation, Status
 from proj.simulator.server import Simulator
 from tests.environment import until
+from tests.fixtures.gates import clock, ungated
 from tests.fixtures.lab import Lab
-
-
-def clock() -> datetime:
-    """Nobody compares these times."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Rapi:
     @property
     def backend(self) -> GanetiBackend:
         """The backend that the engine uses."""
-        return GanetiBackend(self.connection(), clock)
+        return GanetiBackend(self.connection(), ungated)
 
     @property
     def client(self) -> Any:
@@ -177,7 +172,7 @@ def test_a_list_that_is_not_the_known_one_is_read(rapi: Rapi) -> None:
 
 def test_a_list_is_read_anew_where_a_word_has_another_meaning(rapi: Rapi) -> None:
     known = rapi.backend.look().digest
-    other = GanetiBackend(rapi.connection(), clock, STATUS_OF_WORD | {"ERROR_down": Status.ERROR})
+    other = GanetiBackend(rapi.connection(), ungated, STATUS_OF_WORD | {"ERROR_down": Status.ERROR})
     assert isinstance(other.look_unless(known), Look)
 
 
@@ -352,11 +347,11 @@ def test_the_reason_of_a_query_reaches_the_job(rapi: Rapi) -> None:
 
 def test_a_wrong_password_is_refused(rapi: Rapi) -> None:
     with pytest.raises(Misconfigured, match="refuses user or password"):
-        GanetiBackend(rapi.connection(password="guess"), clock).look()
+        GanetiBackend(rapi.connection(password="guess"), ungated).look()
 
 
 def test_another_certificate_is_refused(rapi: Rapi, tmp_path: Path) -> None:
     with Simulator(tmp_path / "other") as other:
         pem = Path(other.access("sim1")["ca_file"]).read_text()
     with pytest.raises(Misconfigured, match="another certificate"):
-        GanetiBackend(rapi.connection(certificate=pem), clock).look()
+        GanetiBackend(rapi.connection(certificate=pem), ungated).look()

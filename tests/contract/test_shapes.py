@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +15,10 @@ from proj.ganeti.client import Connection, connect
 from proj.observation import Observation, Status
 from proj.simulator.server import Cluster, Simulator
 from tests.environment import until
+from tests.fixtures.gates import clock, ungated
 from tests.fixtures.lab import FILES, INSTANCES, Lab
 
 JOB = ("id", "status", "summary", "ops", "opstatus", "opresult")
-
-
-def clock() -> datetime:
-    """Nobody compares these times."""
-    return datetime.now(UTC)
 
 
 class Behind(Protocol):
@@ -263,7 +258,7 @@ class Rapi:
             certificate=Path(access["ca_file"]).read_text(),
             certificates=folder,
         )
-        self.backend = GanetiBackend(self._connection, clock)
+        self.backend = GanetiBackend(self._connection, ungated)
         self._last = max((int(row[0][1]) for row in self._rows(["id"], None)), default=0)
 
     @property

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from proj.ganeti.client import Connection, connect
 from proj.observation import Interval
 from proj.simulator.server import Simulator
 from tests.broken import authority, certificate, rapi, status, text
+from tests.fixtures.gates import ungated
 
 ASK = """
 import sys
@@ -63,7 +63,7 @@ def reached(port: int, pinned: Path) -> Connection:
 
 
 def version(port: int, pinned: Path) -> str:
-    return GanetiBackend(reached(port, pinned), lambda: datetime.now(UTC)).version()
+    return GanetiBackend(reached(port, pinned), ungated).version()
 
 
 def test_a_certificate_that_is_an_authority_by_itself_need_not_name_the_host(
@@ -111,7 +111,7 @@ def test_a_list_in_bulk_that_is_as_it_was_is_not_read_again(tmp_path: Path) -> N
 
     own = certificate(tmp_path, "own")
     with rapi(own, answer) as port:
-        backend = GanetiBackend(reached(port, own), lambda: datetime.now(UTC))
+        backend = GanetiBackend(reached(port, own), ungated)
         look = backend.look()
         assert look.size == 1
         assert isinstance(backend.look_unless(look.digest), Interval)

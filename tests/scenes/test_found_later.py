@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from proj.inventory.models import Cluster, Hold, Instance, Question
-from proj.reconcile import holds, memo, questions, rows
+from proj.reconcile import holds, questions, rows
 from proj.reconcile.brake import Limits
 from tests.scenes.conftest import Scene
 from tests.world.faults import Fault
@@ -81,18 +81,3 @@ def test_what_a_job_made_stale_stays_so_when_the_clock_goes_back_a_little(scene:
     row.stale_before = ended
     scene.world.clock.jump(-3)
     assert rows.stale_before_of(row, cluster, at=scene.world.clock()) == ended
-
-
-def test_what_a_process_remembers_wrongly_costs_ten_looks(scene: Scene) -> None:
-    class Everybody(set[int]):
-        def __contains__(self, _: object) -> bool:
-            return True
-
-    cluster = scene.engine.cluster
-    scene.world.crash("vm1")
-    for _ in range(scene.engine.tuning.full_look_each):
-        memo.recall(cluster.pk, cluster.generation).agreed = Everybody()
-        scene.engine.look_now()
-        scene.pause(1)
-    scene.go_on(20)
-    assert scene.state("vm1") == "STOPPED ERROR_down"

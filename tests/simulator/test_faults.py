@@ -25,11 +25,7 @@ from proj.ganeti.client import Connection, connect
 from proj.observation import Interval, Observation
 from proj.simulator.server import Cluster, Simulator
 from tests.environment import until
-
-
-def clock() -> datetime:
-    return datetime.now(UTC)
-
+from tests.fixtures.gates import clock, ungated
 
 READ = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 
@@ -61,7 +57,7 @@ def backend(simulator: Simulator, tmp_path: Path) -> GanetiBackend:
             certificate=Path(access["ca_file"]).read_text(),
             certificates=tmp_path,
         ),
-        clock,
+        ungated,
     )
 
 

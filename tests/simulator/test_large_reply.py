@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proj.backend import Look
+from proj.backend import Look, timed
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
 from proj.inventory.models import Cluster, Instance, Job, Question, Transition
@@ -42,7 +42,7 @@ class Served:
                 password=Path(access["password_file"]).read_text(),
                 certificate=Path(access["ca_file"]).read_text(), certificates=self.folder,
             ),
-            self.clock,
+            lambda: timed(self.clock),
         )  # fmt: skip
 
 

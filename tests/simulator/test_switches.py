@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from proj.simulator.queue import KEPT
 from proj.simulator.server import Cluster, Simulator
 from tests.commands import ROOT
 from tests.environment import end, start, until
+from tests.fixtures.gates import ungated
 
 
 def connection(access: dict[str, Any], folder: Path) -> Connection:
@@ -212,9 +212,7 @@ def test_a_master_that_moves_refuses_for_a_while_and_kills_what_ran(
         with pytest.raises(GanetiApiError) as caught:
             client.GetVersion()
         assert caught.value.code == pycurl.E_COULDNT_CONNECT
-        backend = GanetiBackend(
-            connection(simulator.access("sim1"), tmp_path), lambda: datetime.now(UTC)
-        )
+        backend = GanetiBackend(connection(simulator.access("sim1"), tmp_path), ungated)
         with pytest.raises(TryAgain, match="nothing listens"):
             backend.version()
     assert client.GetInfo()["master"] != before
