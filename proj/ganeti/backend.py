@@ -1,6 +1,5 @@
 """A Ganeti cluster as a backend: look, query, poll. It reads and never acts."""
 
-import marshal
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -60,8 +59,8 @@ class GanetiBackend:
         answer, interval = self._timed(
             lambda client: _first_of(
                 _MISSING,
-                lambda: client.Query("instance", list(replies.LIST_FIELDS)),
-                lambda: _table(client.GetInstances(bulk=True), replies.LIST_FIELDS),
+                lambda: body.read(client.Query("instance", list(replies.LIST_FIELDS))),
+                lambda: _table(body.read(client.GetInstances(bulk=True)), replies.LIST_FIELDS),
             ),
             curl_factory=lambda: WithholdingCurl(body),
         )
@@ -72,9 +71,7 @@ class GanetiBackend:
             interval=interval,
             size=len(rows),
             digest=body.digest,
-            prints=lambda: [
-                (*replies.identity_in(row), hash(marshal.dumps(row, 2))) for row in rows
-            ],
+            prints=lambda: [(*replies.identity_in(row), replies.print_of(row)) for row in rows],
             read=lambda places: replies.read_list(
                 [rows[place] for place in places], interval, self._statuses
             ),

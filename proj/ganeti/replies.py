@@ -3,8 +3,11 @@
 A record that cannot be read becomes an ``Unreadable`` and spoils nothing but itself.
 """
 
+import marshal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from proj.backend import Found, Unreadable
 from proj.ganeti.nics import parse_nic
@@ -68,14 +71,22 @@ def read_list(
 def identity_in(row: Any) -> tuple[str, str | None]:
     """Return name and uuid in a row of the list; "" and None where they cannot be told.
 
-    Whether an instance may have this name is seen when the row is read.
+    Whether an instance may have these is seen when the row is read.
     """
     try:
         name, uuid = row[0][1], row[1][1]
     except (TypeError, IndexError, KeyError):
         return "", None
-    is_known = isinstance(uuid, str) and is_uuid(uuid)
-    return name if isinstance(name, str) else "", uuid if is_known else None
+    return name if isinstance(name, str) else "", uuid if isinstance(uuid, str) else None
+
+
+def print_of(row: Any) -> int:
+    """Return a number that is equal for equal rows within one process."""
+    try:
+        return hash(orjson.dumps(row))
+    except TypeError:
+        # A number, or a letter, that no other reader of JSON would have let pass.
+        return hash(marshal.dumps(row, 2))
 
 
 def read_found(record: Any) -> Found:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psycopg
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
-from django.db.models import Field, Model
+from django.db.models import Field, Model, QuerySet
 
 Row = TypeVar("Row", bound=Model)
 
@@ -42,6 +42,14 @@ def find(model: type[Row], *related: str, **conditions: Any) -> Row | None:
         setattr(row, name, other)
     assert isinstance(row, model)
     return row
+
+
+def plain(query: "QuerySet[Any, tuple[Any, ...]]") -> list[tuple[Any, ...]]:
+    """Return the rows of a ``values_list`` as the driver gives them, with nothing made of them."""
+    sql, parameters = query.query.sql_with_params()
+    with _cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())
 
 
 def exists(model: type[Model], **conditions: Any) -> bool:

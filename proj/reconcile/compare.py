@@ -12,6 +12,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast
 
 from proj.backend import Look, Unreadable
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance
 from proj.observation import CONFIGURATION_FIELDS, Observation, Status
 from proj.reconcile import brake, rows
@@ -129,20 +130,16 @@ def _living(cluster: Cluster) -> dict[str, int]:
         columns: list[Any] = [RawSQL(_PRINT, (), output_field=BigIntegerField())]
     else:
         columns = [Cast(name, TextField()) for name in DECISIVE]
-    return {
-        row[0] or row[1]: hash((cluster.epoch, row))
-        for row in mine.values_list("uuid", "name", *columns)
-    }
+    found = statements.plain(mine.values_list("uuid", "name", *columns))
+    return {row[0] or row[1]: hash((cluster.epoch, row)) for row in found}
 
 
 def _places(look: Look, found: Comparison) -> dict[str, tuple[int, int]]:
     """Return where each instance stands in the list, and the print of its record."""
     prints = look.prints()
     has_uuids = any(uuid for _, uuid, _ in prints)
-    uuids = Counter(uuid for _, uuid, _ in prints if uuid)
-    names = Counter(name for name, _, _ in prints)
-    twice_uuids = {uuid for uuid, number in uuids.items() if number > 1}
-    twice_names = {name for name, number in names.items() if number > 1}
+    twice_uuids = _twice([uuid for _, uuid, _ in prints if uuid])
+    twice_names = _twice([name for name, _, _ in prints])
     places = {}
     for place, (name, uuid, mark) in enumerate(prints):
         if name in twice_names or uuid in twice_uuids:
@@ -152,6 +149,12 @@ def _places(look: Look, found: Comparison) -> dict[str, tuple[int, int]]:
         else:
             places[uuid or name] = (place, mark)
     return places
+
+
+def _twice(texts: Sequence[str]) -> set[str]:
+    if len(set(texts)) == len(texts):
+        return set()
+    return {text for text, number in Counter(texts).items() if number > 1}
 
 
 def _cannot_read(

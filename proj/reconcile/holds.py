@@ -35,12 +35,6 @@ def held_keys(cluster: Cluster) -> set[str]:
     return {entry.key for hold in current for entry in entries_of(hold)}
 
 
-def is_any(cluster: Cluster) -> bool:
-    """Whether anything is held, or was let through and may have to be called back."""
-    mine = Q(current=True) | Q(approved_at__isnull=False)
-    return Hold.objects.filter(mine, cluster=cluster).exists()
-
-
 def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:
     """Return the changes that an operator has let through, and those that may pass still.
 

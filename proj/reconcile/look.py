@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from proj.backend import BackendError, Busy, Look, Misconfigured
-from proj.inventory.models import Cluster, Instance, Priority, Question, Request
+from proj.inventory.models import Cluster, Hold, Instance, Priority, Question, Request
 from proj.observation import Interval, Observation, Status
 from proj.reconcile import holds, questions, requests, rows, turns
 from proj.reconcile.compare import Comparison, Sight, compare
@@ -43,8 +43,11 @@ _LEVEL = {
     f" WHERE cluster_id = {Cluster._meta.db_table}.id",
     "is_requested": f"SELECT COUNT(*) FROM {Request._meta.db_table} WHERE state = 'open'"
     f" AND kind <> 'plan' AND cluster_id = {Cluster._meta.db_table}.id",
+    "is_held": f"SELECT COUNT(*) FROM {Hold._meta.db_table} WHERE (current OR approved_at"
+    f" IS NOT NULL) AND cluster_id = {Cluster._meta.db_table}.id",
 }
-"""What the rows' revisions add up to, and whether somebody waits."""
+"""What the rows' revisions add up to, whether somebody waits, and whether anything is held, or
+was let through and may have to be called back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,9 @@ def _look(held: Turn, context: Context) -> After:
             held.lock()
     policy = context.policy_of(cluster)
     found = compare(cluster, seen, policy, memo.agreed, at=context.now())
-    is_asked = _has_news(cluster, found) and _keep(held, seen, found, policy, context)
+    is_asked = bool(found.news or held.told["is_held"]) and _keep(
+        held, seen, found, policy, context
+    )
     memo.agreed, memo.has_looked = found.agreed, True
     held.values |= _looked(
         cluster, seen.interval, tuning, is_restless=_is_restless(found, tuning, seen.interval)
@@ -134,22 +139,18 @@ def _look(held: Turn, context: Context) -> After:
     return After(ask=is_asked or is_requested, follow=is_requested)
 
 
-def _has_news(cluster: Cluster, found: Comparison) -> bool:
-    """Whether there is anything to keep, or to let go of."""
-    return bool(found.news) or holds.is_any(cluster)
-
-
 def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Context) -> bool:
     """Keep what the list said, and want evidence; returns whether anything is wanted."""
     cluster, at = held.cluster, seen.interval.not_after
-    with transaction.atomic():
-        if not held.lock():  # guard
-            return False
-        hold = holds.renew(
-            cluster, found.entries(), context.tuning, at=at, is_list_empty=seen.size == 0
-        )
+    entries, kept, is_asked = found.entries(), set(), False
+    if entries or held.told["is_held"]:
+        with transaction.atomic():
+            if not held.lock():  # guard
+                return False
+            hold = holds.renew(
+                cluster, entries, context.tuning, at=at, is_list_empty=seen.size == 0
+            )
         kept = set() if hold is None else {entry.key for entry in holds.entries_of(hold)}
-    is_asked = False
 
     def work(batch: Sequence[Sight]) -> None:
         nonlocal is_asked
