@@ -11,7 +11,7 @@ from bench.fleet import fleet, stop
 from proj.celery import app
 from proj.clock import now, server
 from proj.inventory.models import Cluster, Instance, Question, Transition
-from proj.observation import Configuration, Evidence, Interval, Observation, Status
+from proj.observation import Configuration, Interval, Observation, Status
 from tests.environment import until
 from tests.fixtures.workers import Processes
 
@@ -63,7 +63,7 @@ def answer_all(cluster: Cluster) -> list[Question]:
 
 def _answered(cluster: Cluster, row: Instance, begun: datetime, ended: datetime) -> Question:
     seen = Observation(
-        row.name, Status.ACTIVE, "running", Configuration(), Evidence.JOB,
+        row.name, Status.ACTIVE, "running", Configuration(),
         Interval(begun, ended), 1, row.uuid,
     )  # fmt: skip
     return Question(

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
-from proj.observation import Evidence, Interval, Observation, Status
+from proj.observation import Interval, Observation, Status
 
 
 class BackendError(Exception):
@@ -222,9 +222,7 @@ class Backend(Protocol):
         """
         ...
 
-    def poll(
-        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
-    ) -> Sequence[JobReport]:
+    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Report on each query job of ``submitted`` (job id -> not begun before) by one request.
 
         Observations carry the interval from that moment to this answer.

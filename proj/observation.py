@@ -22,17 +22,6 @@ class Status(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-class Evidence(StrEnum):
-    """Where an observation came from, which decides what it can prove."""
-
-    LIST = "list"
-    """A row of the list of all instances: no locks taken, finds suspects."""
-    JOB = "job"
-    """The result of a query job of ours: read under the instance's lock, convicts."""
-    FOREIGN_JOB = "foreign_job"
-    """The result of a query job that somebody else issued: worth as much as ours."""
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """When something was read, on our clock: from request sent to answer received."""
@@ -107,7 +96,6 @@ class Observation:
     backend_status: str | None
     """The backend's own word for the status."""
     configuration: Configuration
-    evidence: Evidence
     interval: Interval
     job_id: int | None = None
     uuid: str | None = None
@@ -132,7 +120,6 @@ class Observation:
             status=None if value["status"] is None else Status(value["status"]),
             backend_status=value["backend_status"],
             configuration=Configuration(**configuration),
-            evidence=Evidence(value["evidence"]),
             interval=Interval.from_json(value["interval"]),
             job_id=value["job_id"],
             uuid=value["uuid"],

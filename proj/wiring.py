@@ -10,7 +10,7 @@ from proj.backend import Backend, Misconfigured
 from proj.clock import now
 from proj.ganeti.backend import GanetiBackend
 from proj.ganeti.client import Connection
-from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
+from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD, TOLD_BY_LISTS
 from proj.inventory.models import Cluster, UnknownPolicy
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Policy
@@ -44,6 +44,7 @@ def policy_of(cluster: Cluster) -> Policy:
         list_only=LIST_ONLY,
         ends_only=ENDS_ONLY,
         job_blind=JOB_BLIND,
+        list_fields=TOLD_BY_LISTS,
     )
 
 

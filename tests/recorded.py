@@ -52,7 +52,7 @@ def record_all(access: dict[str, Any]) -> Cluster:
         listed = how.connect(cluster).look().records
         seen = [it for it in listed if isinstance(it, Observation)]
         assert len(seen) == len(listed)
-        items = [Item(Listed(it, is_settled=True), it.uuid, it.instance, "lists") for it in seen]
+        items = [Item(Listed(it, is_proof=True), it.uuid, it.instance, "lists") for it in seen]
         record(cluster, items, how.policy_of(cluster), how.tuning, now=how.now)
     return cluster
 

@@ -23,7 +23,7 @@ from proj.ganeti.errors import FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED, sorted_err
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.ganeti.values import shown
 from proj.names import is_instance_name
-from proj.observation import Evidence, Interval, Status
+from proj.observation import Interval, Status
 
 _MISSING = frozenset({NOT_FOUND, NOT_IMPLEMENTED})
 _REFUSED = _MISSING | {FORBIDDEN}
@@ -147,14 +147,12 @@ class GanetiBackend:
         with self._sorted():
             return replies.job_id_of(job_id)
 
-    def poll(
-        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
-    ) -> Sequence[JobReport]:
+    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Read all these jobs by one request, or by one each where Ganeti has no such query."""
         rows, interval = self._query_jobs(jobs.JOB_FIELDS, submitted)
         answered = interval.not_after
         with self._sorted():
-            return list(jobs.reports_on(rows, submitted, answered, self._statuses, evidence))
+            return list(jobs.reports_on(rows, submitted, answered, self._statuses))
 
     def cancel(self, job_id: int) -> bool:
         """Cancel the job, where the user has the option ``write``."""

@@ -11,7 +11,7 @@ from proj.ganeti.opcodes import QUERY, work_of
 from proj.ganeti.replies import job_id_of, read_fields, read_query_result
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.ganeti.values import printable, problem_of, shown
-from proj.observation import Evidence, Interval, Status
+from proj.observation import Interval, Status
 
 LABEL = "reconciliation"
 """Ganeti counts a rate limit by its label: it must never change from job to job."""
@@ -40,12 +40,11 @@ def reports_on(
     submitted: Mapping[int, datetime],
     answered: datetime,
     statuses: Mapping[str, Status] = STATUS_OF_WORD,
-    evidence: Evidence = Evidence.JOB,
 ) -> Iterator[JobReport]:
     """Read the rows of ``Query("job", JOB_FIELDS)``; one that cannot be read spoils itself."""
     for row in rows:
         try:
-            yield report_on(row, submitted, answered, statuses, evidence)
+            yield report_on(row, submitted, answered, statuses)
         except _MALFORMED as error:
             job_id = id_in(row)
             if job_id in submitted:
@@ -65,7 +64,6 @@ def report_on(
     submitted: Mapping[int, datetime],
     answered: datetime,
     statuses: Mapping[str, Status] = STATUS_OF_WORD,
-    evidence: Evidence = Evidence.JOB,
 ) -> JobReport:
     """Read one row of ``Query("job", JOB_FIELDS)``.
 
@@ -83,7 +81,7 @@ def report_on(
         case "canceled":
             return JobReport(job_id, Verdict.RETRY, error=f"job {job_id} was canceled")
         case "success":
-            return _success(job_id, values, interval, statuses, evidence)
+            return _success(job_id, values, interval, statuses)
         case "error":
             return _error(job_id, values["opresult"])
         case other:
@@ -129,7 +127,6 @@ def _success(
     values: Mapping[str, Any],
     interval: Interval,
     statuses: Mapping[str, Status],
-    evidence: Evidence,
 ) -> JobReport:
     if len(values["ops"]) != len(values["opresult"]):
         raise ValueError("its results were cut short")
@@ -139,7 +136,6 @@ def _success(
             result,
             job_id=job_id,
             static=bool(operation.get("static")),
-            evidence=evidence,
             interval=interval,
             statuses=statuses,
         ):

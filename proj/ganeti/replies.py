@@ -14,7 +14,7 @@ from proj.ganeti.nics import parse_nic
 from proj.ganeti.states import FORTHCOMING, STATUS_OF_WORD, word_of
 from proj.ganeti.values import LARGEST_JOB_ID, number_of, problem_of, shown, text_of
 from proj.names import is_instance_name, is_uuid
-from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
+from proj.observation import Configuration, Interval, Nic, Observation, Status
 
 LIST_FIELDS = (
     "name",
@@ -60,7 +60,6 @@ def read_list(
                 status=_status(word, statuses),
                 backend_status=word,
                 configuration=_listed_configuration(values),
-                evidence=Evidence.LIST,
                 interval=interval,
                 uuid=uuid,
             )
@@ -103,7 +102,6 @@ def read_query_result(
     *,
     job_id: int,
     static: bool,
-    evidence: Evidence,
     interval: Interval,
     statuses: Mapping[str, Status] = STATUS_OF_WORD,
 ) -> Iterator[Read]:
@@ -122,7 +120,6 @@ def read_query_result(
                 status=None if word is None else _status(word, statuses),
                 backend_status=word,
                 configuration=_queried_configuration(details),
-                evidence=evidence,
                 interval=interval,
                 job_id=job_id,
                 uuid=uuid,

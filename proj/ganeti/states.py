@@ -22,7 +22,8 @@ STATUS_OF_WORD: Mapping[str, Status] = {
 }
 
 LIST_ONLY = frozenset({"ERROR_wrongnode", "ERROR_nodedown", "ERROR_nodeoffline", FORTHCOMING})
-"""Words whose witness is the list: it asks all nodes, and knows what is only reserved."""
+"""Words whose witness is the list: it asks all nodes, and knows what is only reserved. Of a job
+one can come all the same, as from a node that is marked offline, and convicts."""
 
 ENDS_ONLY = frozenset({"ERROR_wrongnode"})
 """Those of them that every migration causes for a while: they wait for its end."""
@@ -33,6 +34,9 @@ JOB_BLIND: Mapping[str, frozenset[str]] = {
 }
 """What a query job says in place of a word of the list: it asks the primary node only, and does
 not tell the reserved from the real."""
+
+TOLD_BY_LISTS = frozenset({"tags"})
+"""Fields that no job tells."""
 
 _WORD_OF_STATES: Mapping[tuple[str, str], str] = {
     ("up", "up"): "running",

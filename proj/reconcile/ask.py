@@ -5,6 +5,7 @@ their rows, and issues what may go. No step sleeps; every row can be taken up by
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,14 +62,12 @@ def issue(name: str, context: Context) -> Step:
     held = turns.take(name, "await", tuning.chain_lease, now=context.now)
     if held is not None:
         return _advance(held, context)
-    step = Step([])
+    done = Step([])
     if not cluster.is_failing and not _is_backing_off(cluster, tuning, at=at):
-        try:
-            _submit(cluster, context.connect(cluster), context, step)
-        except BackendError:
-            # The chain that is alive meets the same, and says so.
-            return step
-    return step
+        # The chain that is alive meets the same error, and says so.
+        with suppress(BackendError):
+            _submit(cluster, context.connect(cluster), context, done)
+    return done
 
 
 def step(name: str, token: str, context: Context) -> Step:
@@ -313,7 +312,7 @@ def _find(question: Question, backend: Backend, context: Context, done: Step) ->
 def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
     """Claim as many questions as there are seats, and issue them."""
     tuning, policy = context.tuning, context.policy_of(cluster)
-    if not questions.wait(cluster, policy, tuning, at=context.now()):
+    if not questions.is_anybody_waiting(cluster, policy, tuning, at=context.now()):
         return
     with transaction.atomic():
         fresh = turns.locked(cluster)
@@ -348,7 +347,7 @@ def _issue(
     backend: Backend,
     context: Context,
     done: Step,
-) -> "list[_Issued]":
+) -> list[_Issued]:
     is_missing = row is not None and row.missing_first is not None and row.epoch == cluster.epoch
     if is_missing and not _find(question, backend, context, done):
         return []
@@ -358,7 +357,7 @@ def _issue(
     ]
 
 
-def _note(cluster: Cluster, issued: "Sequence[_Issued]", *, at: datetime) -> None:
+def _note(cluster: Cluster, issued: Sequence[_Issued], *, at: datetime) -> None:
     """Note which jobs ask; until then the claims hold the seats.
 
     First the jobs: also one that is nobody's by now holds its seat until it has ended.

@@ -28,6 +28,7 @@ from proj.reconcile.decide import (
     decide,
 )
 from proj.reconcile.memo import Agreed
+from proj.reconcile.resolve import completes
 
 CHUNK = 1000
 """Records whose rows are read at a time."""
@@ -213,7 +214,7 @@ def _compare_strangers(
     """An announced creation is the single unrecorded one whose name its own begins."""
     announced = list(nameless.filter(backend_status="", status=Status.BUILD))
     for row in announced:
-        fitting = [it for it in strangers if it.instance.lower().startswith(f"{row.name}.".lower())]
+        fitting = [it for it in strangers if completes(it.instance, row.name)]
         if len(fitting) == 1 and fitting[0].instance not in found.renamed.values():
             found.renamed[row.name] = fitting[0].instance
             listed.add(row.name)

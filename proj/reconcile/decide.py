@@ -78,7 +78,7 @@ class Memory:
     """When the first and the last complete list that lacked it were asked for."""
 
 
-SETTLED = Memory()
+NOTHING_KEPT = Memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Recorded:
     """None where it was read in another epoch: everything is newer."""
     stale_before: datetime | None = None
     """A job on the instance ended then: what was read before says nothing any more."""
-    memory: Memory = SETTLED
+    memory: Memory = NOTHING_KEPT
     jobs: tuple[OpenJob, ...] = ()
 
     @property
@@ -131,7 +131,7 @@ class Listed:
     """A list of all instances has it."""
 
     seen: Observation
-    is_settled: bool = False
+    is_proof: bool = False
     """An earlier list said the same, and the queue was read since: there is no better proof."""
 
     @property
@@ -188,12 +188,12 @@ class Policy:
     doubt: timedelta = timedelta(seconds=120)
     """What a job has contradicted is asked about again within so long: it may have become true."""
     list_only: frozenset[str] = frozenset()
-    """Words that only the list of all instances can give."""
+    """Words that two lists settle, and that no job is asked about."""
     ends_only: frozenset[str] = frozenset()
     """Those of them that any operation causes for a while: they wait for its end."""
     job_blind: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """List-only word -> the words a job gives in its place, which neither acquit nor convict."""
-    list_fields: frozenset[str] = frozenset({"tags"})
+    list_fields: frozenset[str] = frozenset()
     """Fields that no job tells."""
 
 
@@ -228,7 +228,7 @@ def decide(recorded: Recorded | None, seen: Seen, policy: Policy) -> Decision:
     """Return what follows from ``seen`` for the instance recorded as ``recorded``."""
     match seen:
         case Listed():
-            if recorded is None and seen.is_settled:
+            if recorded is None and seen.is_proof:
                 return _on_stranger(seen.seen, policy, proves=False)
             return _on_list(recorded, seen.seen, policy)
         case Unlisted():
@@ -336,11 +336,11 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
         # What only lists tell, the next one tells.
         return Decision(Action.NOTHING, Rule.OVERLAPS if found else Rule.AGREES)
     if not found:
-        memory = None if recorded.memory == SETTLED else SETTLED
+        memory = None if recorded.memory == NOTHING_KEPT else NOTHING_KEPT
         return Decision(Action.NOTHING, Rule.AGREES, memory=memory)
     if all(name in policy.list_fields and _recorded(recorded, name) is None for name in found):
         # Nothing is known that this could contradict, and nobody else could tell it.
-        return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), SETTLED)
+        return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), NOTHING_KEPT)
     kept = recorded.memory.differs
     differs = {
         name: _continued(kept.get(name), value, seen.interval, recorded.stale_before)
@@ -371,7 +371,7 @@ def _on_missing_row(recorded: Recorded | None, interval: Interval, policy: Polic
         return Decision(Action.NOTHING, Rule.AGREES)
     if recorded.is_gone or _is_known_failure(recorded):
         # What earlier lists said of its return is over.
-        memory = None if recorded.memory == SETTLED else SETTLED
+        memory = None if recorded.memory == NOTHING_KEPT else NOTHING_KEPT
         return Decision(Action.NOTHING, Rule.AGREES, memory=memory)
     if _is_stale(recorded, interval) or _overlaps(recorded, interval):
         return Decision(Action.NOTHING, Rule.STALE)
@@ -423,7 +423,7 @@ def _on_stranger(seen: Observation, policy: Policy, *, proves: bool) -> Decision
     if seen.status is None:
         return Decision(Action.ASK, Rule.UNKNOWN_TO_US)
     changes = changes_to(None, told_by(seen))
-    return Decision(Action.RECORD, Rule.ADOPTED, changes, SETTLED, confirms=proves)
+    return Decision(Action.RECORD, Rule.ADOPTED, changes, NOTHING_KEPT, confirms=proves)
 
 
 def _after_answer(
@@ -469,7 +469,7 @@ def _on_missing_name(recorded: Recorded | None, interval: Interval, policy: Poli
         (Rule.CREATE_FAILED, (Status.ERROR, "")) if is_build else (Rule.GONE, (Status.DELETED, ""))
     )
     changes = changes_to(recorded, {"state": state})
-    return Decision(Action.RECORD, rule, changes, SETTLED, confirms=True)
+    return Decision(Action.RECORD, rule, changes, NOTHING_KEPT, confirms=True)
 
 
 def _on_reading(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:

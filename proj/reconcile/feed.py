@@ -292,7 +292,7 @@ def _adopt_listed(
             and last.not_after < interval.not_before  # guard
             and not any(job.running_since for job in work.on(named))  # guard
         ):
-            items.append(Item(Listed(seen, is_settled=True), seen.uuid, seen.instance, LISTS))
+            items.append(Item(Listed(seen, is_proof=True), seen.uuid, seen.instance, LISTS))
     if items:
         record(cluster, items, policy, context.tuning, now=context.now)
 
@@ -306,9 +306,8 @@ def _failed(held: Turn, error: BackendError, tuning: Tuning, *, at: datetime) ->
     base = tuning.retry_cap if isinstance(error, Misconfigured) else tuning.retry_base
     wait = backoff(failures, base=base, cap=tuning.retry_cap)
     pause = max(wait, timedelta(seconds=tuning.follow_period))
-    values: dict[str, Any] = {
+    held.values |= {
         "follow_failures": failures,
         "last_error": str(error),
         "next_follow_at": at + pause,
     }
-    held.values |= values

@@ -11,7 +11,7 @@ from django.db.models import F
 
 from proj.backend import BackendError, Busy, JobState, TryAgain
 from proj.inventory.models import Cluster, Job, Priority
-from proj.observation import Evidence, Observation
+from proj.observation import Observation
 from proj.reconcile import questions, turns
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Action, Answer, Policy
@@ -65,7 +65,7 @@ def _read(cluster: Cluster, job: Job, context: Context, policy: Policy) -> bool:
     if job.job_id is None or job.unstarted_at is None:
         return False
     backend = context.connect(cluster)
-    reports = backend.poll({job.job_id: job.unstarted_at}, evidence=Evidence.FOREIGN_JOB)
+    reports = backend.poll({job.job_id: job.unstarted_at})
     seen = [it for report in reports for it in report.observations]
     at, tuning = context.now(), context.tuning
     is_asked = False

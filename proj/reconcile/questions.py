@@ -98,7 +98,7 @@ def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Questi
     return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
 
 
-def wait(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> bool:
+def is_anybody_waiting(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> bool:
     """Whether anybody may be waiting to be asked about: without locks, and by few statements."""
     kind, state = Request.Kind.ALL, Request.State.OPEN
     return (

@@ -34,7 +34,7 @@ from proj.reconcile.decide import (
     decide,
     trail,
 )
-from proj.reconcile.resolve import name_row
+from proj.reconcile.resolve import completes, is_announced, name_row
 from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
 
@@ -199,12 +199,13 @@ class _Rows:
         answering = self.find(item.seen.seen.uuid, item.seen.seen.instance)
         if asked is None or asked is answering or isinstance(item.seen, Listed):
             return [(answering, item.seen)]
-        if answering is None and _is_announced_as(asked, item.seen.seen.instance):
+        full = item.seen.seen.instance
+        if answering is None and is_announced(asked) and completes(full, asked.name):
             # Ganeti has completed the name that it was announced by.
-            name_row(asked, item.seen.seen.instance)
+            name_row(asked, full)
             self._by_name.pop(asked.name, None)
-            asked.name = item.seen.seen.instance
-            self._by_name[asked.name] = asked
+            asked.name = full
+            self._by_name[full] = asked
             return [(asked, item.seen)]
         return [(asked, Absent(item.seen.interval)), (answering, item.seen)]
 
@@ -262,12 +263,6 @@ class _Rows:
         statements.insert(
             [it for draft in (*self._new, *self._drafts.values()) for it in draft.trail]
         )
-
-
-def _is_announced_as(row: Instance, full: str) -> bool:
-    """Whether this is a creation that nobody has shown, announced by the beginning of a name."""
-    is_unshown = row.uuid is None and not row.backend_status and row.status == Status.BUILD
-    return is_unshown and full.lower().startswith(f"{row.name}.".lower())
 
 
 def _of(

@@ -17,6 +17,16 @@ def resolve_to_read(cluster: Cluster, name: str) -> Instance | None:
     return resolve(cluster, name) or gone.order_by("-pk").first()
 
 
+def is_announced(row: Instance) -> bool:
+    """Whether this is a creation that was announced, or has begun, and that nobody has shown."""
+    return row.uuid is None and not row.backend_status and row.status == Status.BUILD
+
+
+def completes(full: str, name: str) -> bool:
+    """Whether Ganeti may have made the full name of this one: it completes and lowers it."""
+    return f"{full}.".lower().startswith(f"{name}.".lower())
+
+
 def name_announced(cluster: Cluster, full: str) -> bool:
     """Give the creation that was announced as the beginning of a full name this name.
 
@@ -27,7 +37,7 @@ def name_announced(cluster: Cluster, full: str) -> bool:
     if living.filter(name=full).exists():
         return False
     announced = living.filter(uuid=None, backend_status="", status=Status.BUILD)
-    fitting = [row for row in announced if f"{full}.".lower().startswith(f"{row.name}.".lower())]
+    fitting = [row for row in announced if completes(full, row.name)]
     return len(fitting) == 1 and name_row(fitting[0], full)
 
 

@@ -23,7 +23,7 @@ from proj.observation import (
     to_json,
 )
 from proj.reconcile.context import BACKWARDS
-from proj.reconcile.decide import SETTLED, Difference, Memory, OpenJob, Recorded
+from proj.reconcile.decide import NOTHING_KEPT, Difference, Memory, OpenJob, Recorded
 from proj.reconcile.settings import Tuning
 
 T = TypeVar("T", bound=Model)
@@ -52,7 +52,7 @@ def recorded_of(
     """
     is_of_epoch = row.epoch == cluster.epoch
     stale_before = stale_before_of(row, cluster, at=at)
-    memory = memory_of(row, at=at) if is_of_epoch else SETTLED
+    memory = memory_of(row, at=at) if is_of_epoch else NOTHING_KEPT
     observed = observed_of(row, cluster, at=at)
     looked = cluster.looked
     if (
@@ -159,7 +159,7 @@ def void(cluster: Cluster) -> dict[str, Any]:
         "changes_since": None,
         "changes_in_window": 0,
         "flapping_since": None,
-        **values_of_memory(SETTLED),
+        **values_of_memory(NOTHING_KEPT),
     }
 
 

@@ -149,12 +149,11 @@ def keep(name: str, kind: Kind, token: str, seconds: float, *, now: Clock) -> Tu
     return None if cluster is None else Turn(cluster, token, at, kind, seconds, now)
 
 
-def release(held: Turn, **values: Any) -> bool:
+def release(held: Turn) -> bool:
     """End a turn, and leave its values in the row; False where it was another's already."""
     left = {
         "moment": held.at,
         **held.values,
-        **values,
         f"{held.kind}_until": None,
         f"{held.kind}_token": "",
     }

@@ -325,7 +325,7 @@ def test_a_user_who_may_not_read_the_list_is_told_so(
 
 
 def test_the_prints_of_a_list_give_name_and_uuid(ganeti: Ganeti, backend: GanetiBackend) -> None:
-    bad = {"name": 7, "uuid": "none"}
+    bad = {"name": 7, "uuid": 8}
     ganeti.instances = [RECORD, RECORD | bad, {"name": "vm2"}, RECORD | {"tags": []}]
     prints = backend.look().prints()
     assert [(name, uuid) for name, uuid, _ in prints] == [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proj.backend import JobReport, Unreadable, Verdict
 from proj.ganeti.jobs import FEED_FIELDS, JOB_FIELDS, read_queue, report_on, reports_on
 from proj.ganeti.replies import LIST_FIELDS, read_list, read_query_result
-from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
+from proj.observation import Configuration, Interval, Nic, Observation, Status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 READ = Interval(NOON, NOON + timedelta(seconds=1))
@@ -53,7 +53,6 @@ def test_the_reply_of_the_ticket_is_an_active_instance_with_all_it_is_made_of() 
             nodes=("store67",),
             os="debootstrap+default",
         ),
-        evidence=Evidence.JOB,
         interval=READ,
         job_id=18160,
         uuid=UUID,
@@ -229,6 +228,6 @@ def test_whatever_a_list_holds_no_row_raises(value: Any) -> None:
 def test_whatever_a_result_holds_no_record_raises(value: Any, field: str) -> None:
     details = TICKET["opresult"][0]["gousiosg-1"] | {field: value}
     options: dict[str, Any] = {"job_id": 1, "static": False}
-    options |= {"evidence": Evidence.JOB, "interval": READ}
+    options |= {"interval": READ}
     assert len(list(read_query_result({"vm1": details, "vm2": value}, **options))) == 2
     list(read_query_result(value, **options))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
-from proj.observation import Configuration, Evidence, Interval, Observation, Status
+from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD, TOLD_BY_LISTS
+from proj.observation import Configuration, Interval, Observation, Status
 from proj.reconcile import decide as room
 from proj.reconcile.decide import (
-    SETTLED,
+    NOTHING_KEPT,
     Absent,
     Action,
     Answer,
@@ -31,7 +31,9 @@ from proj.reconcile.decide import (
 )
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-POLICY = Policy(list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND)
+POLICY = Policy(
+    list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND, list_fields=TOLD_BY_LISTS
+)
 REPORT = replace(POLICY, adopt=False)
 
 
@@ -64,13 +66,12 @@ def told(
         status=None if word is None else STATUS_OF_WORD[word],
         backend_status=word,
         configuration=Configuration(**({"memory": 4} | made_of)),
-        evidence=Evidence.LIST,
         interval=at(seconds),
     )
 
 
-def listed(*arguments: Any, is_settled: bool = False, **made_of: Any) -> Listed:
-    return Listed(told(*arguments, **made_of), is_settled)
+def listed(*arguments: Any, is_proof: bool = False, **made_of: Any) -> Listed:
+    return Listed(told(*arguments, **made_of), is_proof)
 
 
 def answer(*arguments: Any, **made_of: Any) -> Answer:
@@ -159,11 +160,11 @@ LISTS = [
     ),
     Case(
         "a list that agrees again ends what earlier lists said",
-        recorded(memory=state_kept("ERROR_down", 5)), listed(), nothing(Rule.AGREES, SETTLED),
+        recorded(memory=state_kept("ERROR_down", 5)), listed(), nothing(Rule.AGREES, NOTHING_KEPT),
     ),
     Case(
         "an instance that a list shows is missing no longer",
-        recorded(memory=missing(3, 5)), listed(), nothing(Rule.AGREES, SETTLED),
+        recorded(memory=missing(3, 5)), listed(), nothing(Rule.AGREES, NOTHING_KEPT),
     ),
     Case(
         "a list that differs is kept, and only raises the question",
@@ -282,7 +283,7 @@ LISTS = [
     Case(
         "a field that nobody has told yet, and only lists tell, is recorded from the first",
         recorded(), listed(tags=("a",)),
-        record(Rule.FIRST_TOLD, Change("tags", None, ("a",)), memory=SETTLED),
+        record(Rule.FIRST_TOLD, Change("tags", None, ("a",)), memory=NOTHING_KEPT),
     ),
     Case(
         "a field that nobody has told yet, and a job can tell, is asked about",
@@ -345,20 +346,20 @@ LISTS = [
     ),
     Case(
         "one that is not known, and that two lists and a reading agree on, is adopted unconfirmed",
-        None, listed(is_settled=True),
+        None, listed(is_proof=True),
         record(
             Rule.ADOPTED, Change("status", None, Status.ACTIVE),
             Change("backend_status", None, "running"), Change("memory", None, 4),
-            Change("name", None, "vm1"), memory=SETTLED,
+            Change("name", None, "vm1"), memory=NOTHING_KEPT,
         ),
     ),
     Case(
         "nor do two lists adopt anybody where the operator wants reports",
-        None, listed(is_settled=True), Decision(Action.REPORT, Rule.UNKNOWN_TO_US), REPORT,
+        None, listed(is_proof=True), Decision(Action.REPORT, Rule.UNKNOWN_TO_US), REPORT,
     ),
     Case(
         "of a known one two lists settle nothing before the queue was read",
-        recorded(), listed("ERROR_down", is_settled=True),
+        recorded(), listed("ERROR_down", is_proof=True),
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10)),
     ),
 ]  # fmt: skip
@@ -403,7 +404,7 @@ MISSING = [
     Case(
         "and what lists said of its return is over",
         replace(GONE, memory=state_kept("running", 5)), Unlisted(at(10)),
-        nothing(Rule.AGREES, SETTLED),
+        nothing(Rule.AGREES, NOTHING_KEPT),
     ),
     Case(
         "a failed creation that left nothing is missing rightly",
@@ -446,7 +447,7 @@ ABSENT = [
         recorded(memory=LACKING), Absent(at(22)),
         record(
             Rule.GONE, Change("status", Status.ACTIVE, Status.DELETED),
-            Change("backend_status", "running", ""), memory=SETTLED, confirms=True,
+            Change("backend_status", "running", ""), memory=NOTHING_KEPT, confirms=True,
         ),
     ),
     Case(
@@ -486,7 +487,7 @@ ABSENT = [
         recorded(memory=LACKING, jobs=(WAITING,)), Absent(at(22)),
         record(
             Rule.GONE, Change("status", Status.ACTIVE, Status.DELETED),
-            Change("backend_status", "running", ""), memory=SETTLED, confirms=True,
+            Change("backend_status", "running", ""), memory=NOTHING_KEPT, confirms=True,
         ),
     ),
     Case(
@@ -494,7 +495,7 @@ ABSENT = [
         replace(BUILD, memory=LACKING), Absent(at(22)),
         record(
             Rule.CREATE_FAILED, Change("status", Status.BUILD, Status.ERROR),
-            memory=SETTLED, confirms=True,
+            memory=NOTHING_KEPT, confirms=True,
         ),
     ),
     Case(
@@ -510,7 +511,7 @@ ABSENT = [
         recorded("forthcoming", memory=LACKING), Absent(at(22)),
         record(
             Rule.GONE, Change("status", Status.BUILD, Status.DELETED),
-            Change("backend_status", "forthcoming", ""), memory=SETTLED, confirms=True,
+            Change("backend_status", "forthcoming", ""), memory=NOTHING_KEPT, confirms=True,
         ),
     ),
     Case(
@@ -537,7 +538,7 @@ ANSWERS = [
     Case(
         "a job that agrees with the lists ends what they said",
         recorded(memory=state_kept("ERROR_down", 5)), answer("ERROR_down"),
-        record(Rule.JOB_CONVICTS, *CRASHES, memory=SETTLED, confirms=True),
+        record(Rule.JOB_CONVICTS, *CRASHES, memory=NOTHING_KEPT, confirms=True),
     ),
     Case(
         "a job that shows another name renames",
@@ -547,7 +548,7 @@ ANSWERS = [
     Case(
         "an answer finds one that lists lacked",
         recorded(memory=LACKING), answer("running", 22),
-        record(Rule.AGREES, memory=SETTLED, confirms=True),
+        record(Rule.AGREES, memory=NOTHING_KEPT, confirms=True),
     ),
     Case(
         "a job that contradicts the lists lets them sleep for an eighth of the doubt",
@@ -612,7 +613,7 @@ ANSWERS = [
         "where the last list no longer says so the job acquits",
         recorded("ERROR_wrongnode", memory=state_kept("ERROR_down", 5)), answer("ERROR_down"),
         record(
-            Rule.JOB_CONVICTS, *moved("ERROR_wrongnode", "ERROR_down"), memory=SETTLED,
+            Rule.JOB_CONVICTS, *moved("ERROR_wrongnode", "ERROR_down"), memory=NOTHING_KEPT,
             confirms=True,
         ),
     ),
@@ -726,7 +727,7 @@ ANSWERS = [
         record(
             Rule.ADOPTED, Change("status", None, Status.ACTIVE),
             Change("backend_status", None, "running"), Change("memory", None, 4),
-            Change("name", None, "vm1"), memory=SETTLED, confirms=True,
+            Change("name", None, "vm1"), memory=NOTHING_KEPT, confirms=True,
         ),
     ),
     Case(
@@ -793,7 +794,7 @@ READINGS = [
         replace(GONE, memory=state_kept("running", 10, 70)), READ,
         record(
             Rule.RETURNED, Change("status", "DELETED", "ACTIVE"),
-            Change("backend_status", "", "running"), memory=SETTLED,
+            Change("backend_status", "", "running"), memory=NOTHING_KEPT,
         ),
     ),
     Case(
@@ -804,7 +805,7 @@ READINGS = [
     Case(
         "two lists a bound of proof apart, and this reading, settle what no job could",
         recorded(memory=LONG), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "two lists that are less apart leave time for a job",
@@ -823,7 +824,7 @@ READINGS = [
         Case(
             f"{word}, which only lists can tell, is settled by the first two",
             recorded(memory=state_kept(word, 10, 12)), READ,
-            record(Rule.TWO_LISTS_AGREE, *moved("running", word), memory=SETTLED),
+            record(Rule.TWO_LISTS_AGREE, *moved("running", word), memory=NOTHING_KEPT),
         )
         for word in sorted(LIST_ONLY)
     ),
@@ -834,7 +835,7 @@ READINGS = [
     Case(
         "tags, which only lists can tell, are settled by the first two",
         recorded(memory=keeping(tags=differs(("a",), 10, 12))), READ,
-        record(Rule.TWO_LISTS_AGREE, Change("tags", None, ("a",)), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, Change("tags", None, ("a",)), memory=NOTHING_KEPT),
     ),
     Case(
         "what is settled does not take along what is not",
@@ -852,7 +853,7 @@ READINGS = [
     Case(
         "whatever jobs on it ended between, where every list said the same",
         recorded(memory=LONG, stale_before=moment(70)), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "unless one ended after the last list began",
@@ -871,7 +872,7 @@ READINGS = [
     Case(
         "but tags are, of which that told nothing",
         recorded(memory=keeping(tags=differs(("a",), 10, 12)), observed=at(14)), READ,
-        record(Rule.TWO_LISTS_AGREE, Change("tags", None, ("a",)), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, Change("tags", None, ("a",)), memory=NOTHING_KEPT),
     ),
     Case(
         "what no reading has shown of late is not shown",
@@ -892,42 +893,42 @@ READINGS = [
     Case(
         "a job that ended as the first of the two began leaves them good",
         recorded(memory=state_kept("ERROR_wrongnode", 10, 12), stale_before=moment(10)), READ,
-        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=NOTHING_KEPT),
     ),
     Case(
         "also where other fields were read between them",
         recorded(memory=LONG, observed=at(20)), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "but what no job can tell they do: an answer about the rest came between them",
         recorded(memory=state_kept("ERROR_wrongnode", 10, 12), observed=at(11)), READ,
-        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=NOTHING_KEPT),
     ),
     Case(
         "to what was read in another epoch both lists are newer",
         recorded(memory=LONG, observed=None), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "and under a job that began between them",
         recorded(memory=LONG, jobs=(job(since=11),)), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "as under several",
         recorded(memory=LONG, jobs=(job(since=2), job(since=11))), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "as under one that was announced",
         recorded(memory=LONG, jobs=(ANNOUNCED,)), READ,
-        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *CRASHES, memory=NOTHING_KEPT),
     ),
     Case(
         "a job that only waits defers nothing",
         recorded(memory=state_kept("ERROR_wrongnode", 10, 12), jobs=(WAITING,)), READ,
-        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_wrongnode"), memory=NOTHING_KEPT),
     ),
     Case(
         "under a running job a node that is down takes the whole bound of proof",
@@ -937,7 +938,7 @@ READINGS = [
     Case(
         "and is settled then",
         recorded(memory=state_kept("ERROR_nodedown", 10, 70), jobs=(job(),)), READ,
-        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_nodedown"), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, *moved("running", "ERROR_nodedown"), memory=NOTHING_KEPT),
     ),
     Case(
         "a wrong node, as each migration causes it, waits for the end of the job",
@@ -957,12 +958,12 @@ READINGS = [
     Case(
         "a name with nobody at work is settled like other fields",
         recorded(memory=keeping(name=differs("shop", 10, 70))), READ,
-        record(Rule.TWO_LISTS_AGREE, Change("name", "vm1", "shop"), memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, Change("name", "vm1", "shop"), memory=NOTHING_KEPT),
     ),
     Case(
         "what it is made of does not wait for the end of the job",
         recorded(memory=keeping(memory=differs(8, 10, 70)), jobs=(job(),)), READ,
-        record(Rule.TWO_LISTS_AGREE, MEMORY, memory=SETTLED),
+        record(Rule.TWO_LISTS_AGREE, MEMORY, memory=NOTHING_KEPT),
     ),
 ]  # fmt: skip
 
@@ -1065,7 +1066,7 @@ def test_only_what_has_begun_and_has_a_status_of_its_own_is_under_way(
 # The whole of it
 
 MEMORIES = (
-    SETTLED,
+    NOTHING_KEPT,
     missing(2, 20),
     LONG,
     state_kept("ERROR_wrongnode", 10, 70),
@@ -1080,7 +1081,7 @@ SEEN: tuple[Seen, ...] = (
         for second in (-5, 0.5, 10, 7200)
         if not (kind is Listed and word is None)
     ),
-    *(Listed(told(word, 10), is_settled=True) for word in STATUS_OF_WORD),
+    *(Listed(told(word, 10), is_proof=True) for word in STATUS_OF_WORD),
     *(kind(interval) for kind in (Unlisted, Absent, QueueRead) for interval in INTERVALS),
 )
 KNOWN = (

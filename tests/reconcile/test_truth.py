@@ -13,7 +13,7 @@ from django.db import transaction
 
 from proj.ganeti.jobs import JOB_FIELDS, reports_on
 from proj.inventory.models import Instance, Question, Transition
-from proj.observation import Configuration, Evidence, Interval, Nic, Observation, Status
+from proj.observation import Configuration, Interval, Nic, Observation, Status
 from proj.reconcile.brake import Limits
 from proj.reconcile.decide import Answer
 from proj.reconcile.record import Item, record
@@ -205,7 +205,7 @@ def test_a_clock_of_ganetis_that_is_wrong_by_an_hour_changes_nothing(
 def observation(world: World, name: str, status: Status, word: str) -> Observation:
     """Return what a job tells just now."""
     row, interval = world.row(name), Interval(world.clock(), world.clock())
-    return Observation(name, status, word, Configuration(), Evidence.JOB, interval, 77, row.uuid)
+    return Observation(name, status, word, Configuration(), interval, 77, row.uuid)
 
 
 def record_elsewhere(world: World, name: str) -> Interval:
@@ -491,9 +491,7 @@ def appear_and_be_recorded(world: World) -> None:
     interval = Interval(world.clock(), world.clock())
     write(
         world,
-        Observation(
-            "new", Status.ACTIVE, "running", Configuration(), Evidence.JOB, interval, 77, made.uuid
-        ),
+        Observation("new", Status.ACTIVE, "running", Configuration(), interval, 77, made.uuid),
     )
 
 

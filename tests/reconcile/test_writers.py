@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Job, Question, Transition
-from proj.observation import Configuration, Evidence, Interval, Observation, Status
+from proj.observation import Configuration, Interval, Observation, Status
 from proj.reconcile.decide import Answer, Policy, QueueRead
 from proj.reconcile.record import Item, record
 from proj.reconcile.settings import Tuning
@@ -34,7 +34,7 @@ def moment(seconds: float) -> datetime:
 def evidence(begin: float, word: str) -> Item:
     """Return what a job tells that was asked at a second."""
     seen = Observation(
-        "vm1", STATUS_OF_WORD[word], word, Configuration(), Evidence.JOB,
+        "vm1", STATUS_OF_WORD[word], word, Configuration(),
         Interval(moment(begin), moment(begin + 1)), 7, UUID,
     )  # fmt: skip
     return Item(Answer(seen), UUID, "vm1", "job", 7)
@@ -169,7 +169,7 @@ def test_evidence_that_waited_for_the_row_while_newer_was_written_overwrites_not
         ten.clock.wait(30)
         begun = ten.clock()
         seen = Observation(
-            "vm3", Status.STOPPED, "ERROR_down", Configuration(), Evidence.JOB,
+            "vm3", Status.STOPPED, "ERROR_down", Configuration(),
             Interval(begun, ten.clock()), 99, ten.row("vm3").uuid,
         )  # fmt: skip
         engine = ten.engine

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from proj.backend import Backend
-from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY
+from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, TOLD_BY_LISTS
 from proj.inventory.models import Cluster, Hold, Request, UnknownPolicy
 from proj.reconcile import (
     announce,
@@ -39,7 +39,9 @@ FREE = Limits(deleted_share=1.0, stopped_share=1.0)
 
 def ganeti_policy() -> Policy:
     """Return the rules by which instances of a Ganeti are decided."""
-    return Policy(list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND)
+    return Policy(
+        list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND, list_fields=TOLD_BY_LISTS
+    )
 
 
 HOUSEKEEPING_EACH = timedelta(seconds=10)

@@ -20,7 +20,7 @@ from proj.backend import (
 )
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.names import is_instance_name
-from proj.observation import Configuration, Evidence, Interval, Observation
+from proj.observation import Configuration, Interval, Observation
 from tests.world.faults import ACTS, PATIENCE, SLOW, Fault, error_of
 from tests.world.queue import STATES, Job, Seen
 
@@ -85,9 +85,7 @@ class Memory:
         ask = self.world.queries
         return self._ask("submit_query", instance, lambda: ask.ours(instance, limit))[0]
 
-    def poll(
-        self, submitted: Mapping[int, datetime], *, evidence: Evidence = Evidence.JOB
-    ) -> Sequence[JobReport]:
+    def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Read how far these jobs have come."""
         faults = self.world.faults
         if faults.hanging & submitted.keys():
@@ -96,7 +94,7 @@ class Memory:
             self._fail("poll", tuple(submitted), Fault.SERVER_ERROR)
         states, interval = self._ask("poll", tuple(submitted), lambda: self._states(submitted))
         return [
-            self._report(job_id, job, word, submitted[job_id], interval.not_after, evidence)
+            self._report(job_id, job, word, submitted[job_id], interval.not_after)
             for job_id, job, word in states
         ]
 
@@ -221,7 +219,6 @@ class Memory:
         word: str,
         begun: datetime,
         answered: datetime,
-        evidence: Evidence,
     ) -> JobReport:
         if job is None:
             return JobReport(job_id, Verdict.LOST, error=f"job {job_id} is lost")
@@ -241,22 +238,19 @@ class Memory:
             job_id,
             Verdict.ANSWERED,
             tuple(
-                self._observation(seen, evidence, Interval(begun, answered), job_id)
+                self._observation(seen, Interval(begun, answered), job_id)
                 for seen in result.seen
                 if seen not in bad
             ),
             tuple(Unreadable(seen.name, "a NIC of 7 fields", seen.uuid) for seen in bad),
         )
 
-    def _observation(
-        self, seen: Seen, evidence: Evidence, interval: Interval, job_id: int
-    ) -> Observation:
+    def _observation(self, seen: Seen, interval: Interval, job_id: int) -> Observation:
         return Observation(
             instance=seen.name,
             status=None if seen.word is None else STATUS_OF_WORD[seen.word],
             backend_status=seen.word,
             configuration=seen.configuration,
-            evidence=evidence,
             interval=interval,
             job_id=job_id,
             uuid=None if self.world.faults.no_uuids else seen.uuid,
@@ -290,7 +284,6 @@ def _read(row: _Row, interval: Interval) -> Observation | Unreadable:
         status=STATUS_OF_WORD[row.word],
         backend_status=row.word,
         configuration=row.configuration,
-        evidence=Evidence.LIST,
         interval=interval,
         uuid=row.uuid,
     )

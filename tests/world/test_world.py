@@ -3,7 +3,7 @@
 import pytest
 
 from proj.backend import JobState, Look, Misconfigured, SaysNothing, TryAgain, Unreadable, Verdict
-from proj.observation import Evidence, Interval, Observation, Status
+from proj.observation import Interval, Observation, Status
 from tests.world.faults import Fault
 from tests.world.memory import Memory
 from tests.world.world import World
@@ -244,7 +244,6 @@ def test_a_query_reads_what_is_true_when_it_runs(world: World) -> None:
     assert seen.configuration.tags is None
     assert seen.interval.not_before == begun
     assert seen.job_id == query
-    assert seen.evidence is Evidence.JOB
 
 
 @pytest.mark.parametrize(
@@ -353,7 +352,7 @@ def report_of(world: World, number: int):  # type: ignore[no-untyped-def]
     """Poll a query job of somebody else's."""
     begun = world.clock()
     world.clock.wait(1)
-    return world.backend().poll({number: begun}, evidence=Evidence.FOREIGN_JOB)[0]
+    return world.backend().poll({number: begun})[0]
 
 
 def test_others_may_ask_about_thousands_at_once() -> None:

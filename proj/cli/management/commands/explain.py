@@ -14,7 +14,7 @@ from proj.inventory.fleet import held, is_queue_read
 from proj.inventory.models import Cluster, Instance, Job, Question
 from proj.observation import to_json
 from proj.reconcile import holds, rows, shown
-from proj.reconcile.decide import SETTLED, Memory, Rule
+from proj.reconcile.decide import NOTHING_KEPT, Memory, Rule
 from proj.reconcile.resolve import resolve_to_read
 from proj.wiring import tuning
 
@@ -66,7 +66,7 @@ def _explained(instance: Instance) -> dict[str, Any]:
             "observed_at": shown.observed_at(instance),
         },
         "differs": [
-            {"field": field, "value": to_json(it.value), "since": it.first}
+            {"field": field, "value": to_json(it.value), "since": it.since}
             for field, it in _memory(instance, at).differs.items()
         ],
         "jobs": [{"job_id": it.job_id, "state": it.state, "work": it.work} for it in jobs],
@@ -99,7 +99,7 @@ def _explained(instance: Instance) -> dict[str, Any]:
 def _memory(instance: Instance, at: datetime) -> Memory:
     """Return what the last lists said; of another epoch it is void."""
     if instance.epoch != instance.cluster.epoch:
-        return SETTLED
+        return NOTHING_KEPT
     return rows.memory_of(instance, at=at)
 
 
@@ -121,7 +121,7 @@ def _why(
     cluster, memory = instance.cluster, _memory(instance, at)
     for field, it in memory.differs.items():
         rule = Rule.LIST_SUSPECTS
-        yield f"lists say {field} is {_words(it.value)} since {it.first:%H:%M:%S}: {rule}"
+        yield f"lists say {field} is {_words(it.value)} since {it.since:%H:%M:%S}: {rule}"
     if memory.missing is not None:
         yield f"lists lack it since {memory.missing[0]:%H:%M:%S}: {Rule.MISSING_ONCE}"
     for job in jobs:
