@@ -44,6 +44,25 @@ def find(model: type[Row], *related: str, **conditions: Any) -> Row | None:
     return row
 
 
+def find_all(model: type[Row], **conditions: Any) -> list[Row]:
+    """Return the rows that meet the conditions, in any order."""
+    sql, (build,) = _select(model, (), _shape_of(conditions))
+    with _cursor() as cursor:
+        cursor.execute(sql, _adapted(model, conditions))
+        rows = [build(values) for values in cursor.fetchall()]
+    return [row for row in rows if isinstance(row, model)]
+
+
+def delete(model: type[Model], **conditions: Any) -> None:
+    """Delete the rows that meet the conditions; no other row may point to them."""
+    where = _where(model, _shape_of(conditions))
+    with _cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {_quoted(model._meta.db_table)} WHERE {where}",
+            _adapted(model, conditions),
+        )
+
+
 def plain(query: "QuerySet[Any, tuple[Any, ...]]") -> list[tuple[Any, ...]]:
     """Return the rows of a ``values_list`` as the driver gives them, with nothing made of them."""
     sql, parameters = query.query.sql_with_params()

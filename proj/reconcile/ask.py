@@ -205,9 +205,10 @@ def _poll(
     for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
         if not (report.verdict is Verdict.ANSWERED and report.observations):
             _take(asked[report.job_id], report, backend, context, done, at=at)
-    ended = [it.job_id for it in reports if it.verdict is not Verdict.PENDING]
-    # Gone at once: also where the queue cannot be read they hold no seats, and do not pile up.
-    Job.objects.filter(cluster=cluster, job_id__in=ended, is_ours=True).delete()
+    ended = tuple(it.job_id for it in reports if it.verdict is not Verdict.PENDING)
+    if ended:
+        # Gone at once: also where the queue cannot be read they hold no seats, nor pile up.
+        statements.delete(Job, cluster=cluster.pk, job_id=ended, is_ours=True)
     return [submitted[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
 
 

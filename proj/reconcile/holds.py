@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Hold, Instance, Transition
 from proj.observation import Status
 from proj.reconcile import brake, rows
@@ -31,8 +32,9 @@ def entries_of(hold: Hold) -> list[Entry]:
 
 def held_keys(cluster: Cluster) -> set[str]:
     """Return the instances that wait for an operator and are not to be asked about."""
-    current = Hold.objects.filter(cluster=cluster, current=True, approved_at=None)
-    return {entry.key for hold in current for entry in entries_of(hold)}
+    current = statements.find_all(Hold, cluster=cluster.pk, current=True)
+    waiting = [hold for hold in current if hold.approved_at is None]
+    return {entry.key for hold in waiting for entry in entries_of(hold)}
 
 
 def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:

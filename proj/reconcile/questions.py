@@ -127,7 +127,8 @@ def claim(
     if cluster.read is None and not cluster.follow_failures:  # guard
         # Who holds seats is known from a reading of this epoch, or, where none can be had, not.
         return []
-    ours = list(Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True))
+    jobs = rows.open_jobs(cluster)
+    ours = [job for job in jobs if job.is_ours]
     claimed = list(
         Question.objects.filter(cluster=cluster, job_id=None, answer__isnull=True).exclude(token="")
     )
@@ -136,7 +137,7 @@ def claim(
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
     asking = [*claimed, *(_asked_by(job, cluster) for job in ours)]
-    choice = _Choice(cluster, asking, policy, tuning, tokens=tokens, at=at)
+    choice = _Choice(cluster, jobs, asking, policy, tuning, tokens=tokens, at=at)
     taken: list[tuple[Question, Instance | None]] = []
     while len(taken) < seats:
         found = choice.next(cluster.asked + len(taken))
@@ -185,6 +186,7 @@ class _Choice:
     def __init__(
         self,
         cluster: Cluster,
+        jobs: Iterable[Job],
         asking: Sequence[Question],
         policy: Policy,
         tuning: Tuning,
@@ -193,7 +195,7 @@ class _Choice:
         at: datetime,
     ) -> None:
         self._cluster, self._policy, self._tuning, self._at = cluster, policy, tuning, at
-        self._work = rows.JobsByInstance(rows.at_work(cluster, tuning, at=at))
+        self._work = rows.JobsByInstance(rows.at_work(jobs, cluster, tuning, at=at))
         self._held = holds.held_keys(cluster)
         self._most_of_node = max(1, cluster.max_in_flight - 1)
         self._nodes: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import Q, QuerySet
 
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Job, Transition
+from proj.inventory.models import Cluster, Instance, Transition
 from proj.names import is_instance_name
 from proj.observation import Interval, Status, to_json
 from proj.reconcile import brake, holds, rows
@@ -102,8 +102,7 @@ def record(
     """
     known = _Rows(cluster, items)
     at = now()
-    open_jobs = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_query=False)
-    jobs = rows.JobsByInstance(list(open_jobs))
+    jobs = rows.JobsByInstance([job for job in rows.open_jobs(cluster) if not job.is_query])
     believed_since = rows.believed_since(cluster, tuning, at=at)
     settled: list[Settled] = []
     changed: set[int] = set()

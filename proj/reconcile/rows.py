@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from django.db.models import Model, Q, QuerySet
 
 from proj.backend import JobState
+from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job
 from proj.observation import (
     CONFIGURATION_FIELDS,
@@ -201,13 +202,18 @@ def stranger_of(value: Any) -> Stranger | None:
     return None
 
 
-def at_work(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Job]:
-    """Return the open jobs on instances, as far as the mirror can be believed.
+def open_jobs(cluster: Cluster) -> list[Job]:
+    """Return the mirrored jobs that are open, ours and queries too."""
+    return statements.find_all(Job, cluster=cluster.pk, state=OPEN)
+
+
+def at_work(jobs: Iterable[Job], cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Job]:
+    """Return those of the open jobs that work on instances, as far as the mirror can be believed.
 
     What no reading has shown for long may be over: it is shown no more, and defers nothing.
     """
-    mine = Job.objects.filter(cluster=cluster, state__in=OPEN, is_query=False)
-    return list(mine.filter(seen_last__gte=believed_since(cluster, tuning, at=at)))
+    since = believed_since(cluster, tuning, at=at)
+    return [job for job in jobs if not job.is_query and job.seen_last >= since]
 
 
 def believed_since(cluster: Cluster, tuning: Tuning, *, at: datetime) -> datetime:

@@ -155,7 +155,8 @@ def _end(
     context: Context,
 ) -> bool:
     """End what was answered; returns whether anything wants newer evidence at once."""
-    over, again = [], []
+    over: list[int] = []
+    again = []
     for question, item in evidence:
         it = first.get(question.pk)
         begun = item.seen.interval.not_before
@@ -170,7 +171,7 @@ def _end(
         else:
             again.append(question)
     if over:
-        Question.objects.filter(pk__in=over).delete()
+        statements.delete(Question, pk=tuple(over))
     for question in again:
         questions.release(question)
     return bool(again)

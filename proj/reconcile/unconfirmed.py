@@ -34,7 +34,7 @@ class View:
     def __init__(self, cluster: Cluster, policy: Policy, tuning: Tuning, at: datetime) -> None:
         self.cluster, self.policy, self.tuning, self.at = cluster, policy, tuning, at
         ours = Job.objects.filter(cluster=cluster, state__in=rows.OPEN, is_ours=True)
-        self.jobs = rows.at_work(cluster, tuning, at=at)
+        self.jobs = rows.at_work(rows.open_jobs(cluster), cluster, tuning, at=at)
         long_ago = at - timedelta(seconds=tuning.proof_within)
         stuck = ours.filter(seen_first__lte=long_ago).count()
         self.is_stuck = stuck >= cluster.max_in_flight

@@ -81,3 +81,14 @@ def test_what_a_job_made_stale_stays_so_when_the_clock_goes_back_a_little(scene:
     row.stale_before = ended
     scene.world.clock.jump(-3)
     assert rows.stale_before_of(row, cluster, at=scene.world.clock()) == ended
+
+
+def test_a_name_that_was_announced_in_other_letters_is_the_one_that_a_list_shows(
+    scene: Scene,
+) -> None:
+    scene.engine.announce("NEW", "CREATE")
+    scene.world.create("new")
+    scene.engine.look_now()
+    scene.go_on(90)
+    assert scene.rows("new") == ["ACTIVE"]
+    assert scene.rows("NEW") == []

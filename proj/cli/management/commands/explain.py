@@ -111,7 +111,9 @@ def _question(instance: Instance) -> Question | None:
 
 
 def _jobs(instance: Instance, at: datetime) -> list[Job]:
-    return rows.JobsByInstance(rows.at_work(instance.cluster, tuning(), at=at)).on(instance)
+    cluster = instance.cluster
+    jobs = rows.at_work(rows.open_jobs(cluster), cluster, tuning(), at=at)
+    return rows.JobsByInstance(jobs).on(instance)
 
 
 def _why(
