@@ -114,7 +114,7 @@ def record(
                 its = jobs.on(row)
                 recorded = rows.recorded_of(row, cluster, its, believed_since=believed_since, at=at)
             decision = decide(recorded, seen, policy)
-            if seen.interval.not_after > at:
+            if seen.interval.not_after > at:  # guard
                 # Dated by a clock that was ahead: it says nothing of now.
                 decision = Decision(Action.ASK, Rule.STALE)
             elif row is not None and row.pk in changed:
