@@ -128,8 +128,8 @@ def _advance(held: Turn, context: Context) -> Step:
         _rest(cluster, tuning, at=at)
         turns.release(held)
     else:
-        mine = {"pk": cluster.pk, "await_token": held.token}  # guard: await_token
-        statements.update(Cluster, held.values, **mine)
+        # Also where the chain is another's by now: this step has succeeded, and goes on no more.
+        statements.update(Cluster, held.values, pk=cluster.pk)
         done.token, done.pause = held.token, _pause(newest, tuning, at=at)
     return done
 

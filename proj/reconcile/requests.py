@@ -168,7 +168,7 @@ def scope(cluster: Cluster, look: Look, *, suspects: int) -> None:
 def absent(cluster: Cluster, uuid: str | None, name: str, begun: datetime) -> None:
     """Note that there is nobody of this uuid, or name, neither with the backend nor here."""
     mine = Request.objects.filter(cluster=cluster, state=OPEN, name=name, uuid=uuid)
-    mine.filter(requested_at__lte=begun).update(absent_at=begun)  # guard: requested_at__lte
+    mine.update(absent_at=begun)
 
 
 def refuse(
@@ -234,9 +234,6 @@ def _settle(
         return
     view = View(cluster, policy, tuning, at)
     for request in found:
-        if request.requested_at > at:  # guard
-            Request.objects.filter(pk=request.pk).update(requested_at=at)
-            continue
         left = view.left_of(request)
         if not left:
             _close(request, cluster, [], at)
