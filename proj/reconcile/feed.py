@@ -242,9 +242,7 @@ def _settle(
     cluster: Cluster, mirror: Mirror, policy: Policy, context: Context, interval: Interval
 ) -> None:
     """Show operations that have begun, and settle what two lists agree on."""
-    differing = Instance.objects.filter(
-        cluster=cluster, epoch=cluster.epoch, differs_since__isnull=False
-    )
+    differing = Instance.objects.filter(cluster=cluster, differs_since__isnull=False)
     items = {
         row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
         for row in _some(differing.order_by("pk"), cluster)

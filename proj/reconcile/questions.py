@@ -95,7 +95,8 @@ def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Questi
     """Return the questions that nobody holds and whose time has come, or was never to be."""
     longest = timedelta(seconds=tuning.question_cap)
     due = Q(retry_at=None) | Q(retry_at__lte=at) | Q(retry_at__gt=at + longest)
-    return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
+    mine = Question.objects.filter(due, cluster=cluster)
+    return mine.filter(token="")  # guard: token
 
 
 def wait(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> bool:

@@ -290,7 +290,8 @@ def _close(request: Request, cluster: Cluster, left: Sequence[Unconfirmed], at: 
         error = f"neither Ganeti nor the database knows {request.name}"
         if any(it.get("instance") == request.name for it in cluster.findings):
             error = f"Ganeti has {request.name} and the database has not: see cluster --unknown"
-    Request.objects.filter(pk=request.pk, state=OPEN).update(
+    mine = Request.objects.filter(pk=request.pk)
+    mine.filter(state=OPEN).update(  # guard: state
         state=Request.State.CLOSED,
         outcome=outcome,
         error=error,

@@ -1,19 +1,39 @@
 """Who comes late writes nothing that is not true: answers, readings, claims, and whole turns."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from proj.backend import JobState
 from proj.inventory.models import Cluster, Instance, Job, Question, Request
 from proj.observation import Configuration, Evidence, Interval, Observation, Status
-from proj.reconcile import confirmed, turns
+from proj.reconcile import confirmed, requests, turns
 from proj.reconcile.brake import Limits
 from proj.reconcile.decide import Answer
 from proj.reconcile.record import Item, record
 from tests.reconcile.conftest import Stage
 from tests.world.faults import Fault
+
+
+@contextmanager
+def before(statement: str, happens: Callable[[], object]) -> Iterator[None]:
+    """Let something happen before the first statement that is like this."""
+    waiting = [happens]
+
+    def execute(run: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if waiting and re.search(statement, sql):
+            waiting.pop()()
+        return run(sql, *rest)
+
+    with connection.execute_wrapper(execute):
+        yield
+    assert not waiting, f"there was no {statement}"
+
 
 GIVEN_BACK = {"token": "", "claimed_at": None, "job_id": None}
 """What another worker leaves of a question that it takes for lost."""
@@ -76,6 +96,19 @@ def test_a_job_is_not_noted_in_a_question_that_was_given_back_while_it_was_submi
     assert Job.objects.get().is_ours
 
 
+def test_an_answer_from_before_it_was_wanted_ends_no_question(ten: Stage) -> None:
+    ten.ask("vm3")
+    ten.engine.ask()
+    ten.clock.wait(1)
+    ten.engine.take(ten.engine.messages.pop())
+    ten.world.crash("vm3")
+    ten.engine.look_now()
+    # Until the next list nobody else asks.
+    Cluster.objects.update(next_look_at=ten.clock() + timedelta(minutes=1))
+    ten.go_on(5)
+    assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
+
+
 def test_a_submission_that_fails_late_gives_back_nobody_elses_claim(ten: Stage) -> None:
     ten.world.faults.unaskable = {"vm3"}
     ten.ask("vm3")
@@ -88,6 +121,45 @@ def test_a_submission_that_fails_late_gives_back_nobody_elses_claim(ten: Stage) 
     ten.engine.ask()
     question = Question.objects.get()
     assert (question.token, question.job_id, question.attempts) == ("another", 4711, 0)
+
+
+def test_who_takes_up_an_answer_that_was_lost_dates_no_claim_of_another(ten: Stage) -> None:
+    ten.ask("vm3")
+    ten.engine.ask()
+    ten.clock.wait(1)
+    ten.engine.take(ten.engine.messages.pop())
+    ten.engine.messages.clear()
+    begun = ten.clock()
+    ten.clock.wait(60)
+
+    def claim_anew() -> None:
+        Question.objects.update(token="another", job_id=4711, answer=None, claimed_at=begun)
+
+    with before('UPDATE "inventory_question"', claim_anew):
+        ten.engine.ask()
+    # What job 4711 told is dated by it.
+    assert Question.objects.get().claimed_at == begun
+
+
+def test_what_is_asked_as_a_chain_ends_does_not_wait_for_the_next_one(ten: Stage) -> None:
+    ten.ask("vm3")
+    ten.engine.ask()
+    ten.clock.wait(1)
+    with before('UPDATE "inventory_cluster" SET "next_ask_at"', lambda: ten.ask("vm4")):
+        ten.engine.take(ten.engine.messages.pop())
+    assert ten.engine.cluster.next_ask_at <= ten.clock()
+
+
+def test_a_request_that_has_ended_does_not_end_anew(ten: Stage) -> None:
+    wished = ten.ask_all()
+    ten.engine.look_now()
+    cluster = ten.engine.cluster
+    with before(
+        'UPDATE "inventory_request"', lambda: requests.refuse(cluster, "401", at=ten.clock())
+    ):
+        ten.engine.feed_now()
+    wished.refresh_from_db()
+    assert (wished.outcome, wished.error) == (Request.Outcome.FAILED, "401")
 
 
 # Readings and lists
@@ -179,6 +251,16 @@ def test_a_list_from_before_the_queue_was_followed_confirms_nobody(ten: Stage) -
     assert wished.outcome == Request.Outcome.IN_SYNC
 
 
+def test_a_list_confirms_nobody_before_the_queue_was_read_after_it(ten: Stage) -> None:
+    ten.engine.feed_now()
+    wished = ten.ask_all()
+    ten.engine.look_now()
+    ten.engine.kept_at = None
+    ten.engine.housekeeping()
+    wished.refresh_from_db()
+    assert wished.state == Request.State.OPEN
+
+
 def test_a_list_does_not_serve_a_request_that_was_made_after_it_began(ten: Stage) -> None:
     ten.ask_all()
 
@@ -237,7 +319,57 @@ def test_an_answer_that_tells_no_uuid_says_nothing_of_one_who_has_one(ten: Stage
     assert ten.recorded()["vm3"] == "ACTIVE running"
 
 
+@pytest.mark.parametrize("how", ["ahead", "of another epoch"])
+def test_an_answer_that_another_clock_dated_serves_no_request(ten: Stage, how: str) -> None:
+    wished = ten.ask("vm3")
+    if how == "ahead":
+        Instance.objects.update(confirmed_at=ten.clock() + timedelta(hours=1))
+    else:
+        Instance.objects.update(epoch=99, confirmed_at=ten.clock())
+    ten.engine.feed_now()
+    wished.refresh_from_db()
+    assert wished.state == Request.State.OPEN
+
+
+def test_a_list_that_another_clock_dated_confirms_nobody(ten: Stage) -> None:
+    ten.run()
+    ten.clock.jump(-3600)
+    since = ten.ask("vm3").requested_at
+    assert confirmed.list_since(ten.engine.cluster, since, at=ten.clock()) is None
+
+
+def test_what_ran_while_its_row_could_not_be_read_is_no_evidence_of_a_later_time(
+    ten: Stage,
+) -> None:
+    job = ten.world.others_ask("vm3", seconds=0)
+    ten.world.spoil_row(job)
+    ten.world.crash("vm3")
+    ten.requery("vm3")
+    assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
+    ten.engine.feed_now()
+    ten.world.queue.jobs[job].unreadable = False
+    ten.engine.feed_now()
+    ten.engine.feed_now()
+    assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
+
+
 # Holds
+
+
+def test_an_approval_lets_nothing_pass_of_which_no_list_of_this_epoch_says_so(
+    ten: Stage,
+) -> None:
+    ten.tune(limits=Limits())
+    ten.world.crash(*ten.world.names())
+    ten.engine.look_now()
+    ten.clock.jump(7200)
+    ten.engine.feed_now()
+    ten.approve()
+    ten.world.others_ask()
+    for _ in range(3):
+        ten.clock.wait(1)
+        ten.engine.feed_now()
+    assert set(ten.recorded().values()) == {"ACTIVE running"}
 
 
 def test_an_approval_ends_in_time_also_where_no_list_can_be_had(ten: Stage) -> None:
