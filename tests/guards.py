@@ -179,8 +179,10 @@ class Loop:
         for guard in self.guards:
             with taken_out(guard):
                 test = first_to_fail(session)
-            say(f"{guard}: {test or 'NOBODY NOTICES'}")
-            if not test:
+            if test is not None and fails(session, test):
+                raise pytest.UsageError(f"{test.nodeid} fails with every guard in its place")
+            say(f"{guard}: {test.nodeid if test else 'NOBODY NOTICES'}")
+            if test is None:
                 self.unnoticed.append(guard)
         return True
 
@@ -191,17 +193,22 @@ def rank(test: pytest.Item) -> int:
     return min(places, default=len(FIRST))
 
 
-def first_to_fail(session: pytest.Session) -> str:
-    """Run tests until one fails, and return it; nothing where none does."""
+def first_to_fail(session: pytest.Session) -> pytest.Item | None:
+    """Run tests until one fails, and return it; None where none does."""
     following = [*session.items[1:], None]
-    for it, other in zip(session.items, following, strict=True):
-        # The session goes on: what it has set up is not torn down.
-        after: pytest.Item = other or session  # type: ignore[assignment]
-        reports = runtestprotocol(it, nextitem=after, log=False)
-        if any(report.failed for report in reports):
-            session._setupstate.teardown_exact(session)  # type: ignore[arg-type]
-            return it.nodeid
-    return ""
+    return next(
+        (it for it, then in zip(session.items, following, strict=True) if fails(session, it, then)),
+        None,
+    )
+
+
+def fails(session: pytest.Session, test: pytest.Item, then: pytest.Item | None = None) -> bool:
+    """Run a test, with the one in mind that follows; what the session has set up stays."""
+    after: pytest.Item = then or session  # type: ignore[assignment]
+    is_failed = any(it.failed for it in runtestprotocol(test, nextitem=after, log=False))
+    if is_failed:
+        session._setupstate.teardown_exact(session)  # type: ignore[arg-type]
+    return is_failed
 
 
 def main() -> None:
