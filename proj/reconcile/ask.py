@@ -127,8 +127,8 @@ def _advance(held: Turn, context: Context) -> Step:
         _rest(cluster, tuning, at=at)
         turns.release(held)
     else:
-        mine = {"pk": cluster.pk, "await_token": held.token}  # guard: await_token
-        statements.update(Cluster, held.values, **mine)
+        # Also where the chain is another's by now: this step has succeeded, and goes on no more.
+        statements.update(Cluster, held.values, pk=cluster.pk)
         done.token, done.pause = held.token, _pause(newest, tuning, at=at)
     return done
 
@@ -150,9 +150,8 @@ def _recover(cluster: Cluster, context: Context, done: Step) -> dict[int, Questi
         elif _is_late(question, tuning.submit_timeout, at):
             questions.failed(question, tuning, "lost with its worker", at=at)
     done.answered += [Answered(it.pk, it.name) for it in lost]
-    Question.objects.filter(pk__in=[it.pk for it in lost], answer__isnull=False).update(
-        claimed_at=at
-    )
+    mine = Question.objects.filter(pk__in=[it.pk for it in lost])
+    mine.filter(answer__isnull=False).update(claimed_at=at)  # guard: answer__isnull
     return flying
 
 
@@ -414,7 +413,8 @@ def _rest(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
         due.append(at + BLOCKED)
     if left["first"]:
         due.append(left["first"])
-    mine = Cluster.objects.filter(pk=cluster.pk, next_ask_at=cluster.next_ask_at)
+    mine = Cluster.objects.filter(pk=cluster.pk)
+    mine = mine.filter(next_ask_at=cluster.next_ask_at)  # guard: next_ask_at
     mine.update(next_ask_at=min(due))
 
 

@@ -17,12 +17,17 @@ from proj.reconcile.context import BACKWARDS
 def list_since(cluster: Cluster, since: datetime, *, at: datetime) -> datetime | None:
     """Return when the complete list began that may confirm what was wanted since then."""
     looked, read = cluster.looked, cluster.read
-    if looked is None or read is None or looked.not_after > at:
+    if looked is None or read is None:
+        return None
+    if looked.not_after > at:  # guard
         return None
     followed = cluster.followed_since
     if followed is not None and looked.not_before < followed <= at + BACKWARDS:  # guard
         return None
-    is_newer = looked.not_before > since and read.not_before > looked.not_after
+    is_newer = (
+        looked.not_before > since  # guard
+        and read.not_before > looked.not_after  # guard
+    )
     return looked.not_before if is_newer else None
 
 

@@ -1,8 +1,8 @@
 """FEED: read the cluster's job queue, and bring the mirror of its open jobs up to date.
 
-A reading is applied whole, by one transaction, and only if it began after the last one that was.
-Its place in the queue is a hint: what is mirrored is asked for by its id, and every so often all
-open jobs are read.
+A reading is applied whole, by one transaction, and only in the turn in which it was read: it began
+after the last one that was. Its place in the queue is a hint: what is mirrored is asked for by its
+id, and every so often all open jobs are read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -138,9 +138,6 @@ def _apply(cluster: Cluster, reading: Reading, context: Context, *, at: datetime
     """Apply one reading, whole; the caller has locked the cluster's row."""
     policy, tuning = context.policy_of(cluster), context.tuning
     before = cluster.read
-    fresh = Cluster.objects.only("read_not_before").get(pk=cluster.pk).read_not_before
-    if fresh is not None and reading.interval.not_before <= fresh <= at:  # guard
-        return False
     left = _read(cluster, reading, tuning, at=at)
     for name in ("followed_since", "read_not_before", "read_not_after"):
         setattr(cluster, name, left[name])
@@ -243,9 +240,7 @@ def _settle(
     cluster: Cluster, mirror: Mirror, policy: Policy, context: Context, interval: Interval
 ) -> None:
     """Show operations that have begun, and settle what two lists agree on."""
-    differing = Instance.objects.filter(
-        cluster=cluster, epoch=cluster.epoch, differs_since__isnull=False
-    )
+    differing = Instance.objects.filter(cluster=cluster, differs_since__isnull=False)
     items = {
         row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
         for row in rows.portion(differing, cluster.feeds, SETTLED_AT_ONCE)

@@ -60,7 +60,8 @@ def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[En
 def _said_since(cluster: Cluster, entries: Sequence[Entry], *, at: datetime) -> dict[str, datetime]:
     """Return since when lists say of instances that their state is another, or that they lack."""
     keys = [it.key for it in entries]
-    mine = Instance.objects.filter(cluster=cluster, epoch=cluster.epoch)
+    mine = Instance.objects.filter(cluster=cluster)
+    mine = mine.filter(epoch=cluster.epoch)  # guard: epoch
     found = {}
     for row in mine.filter(Q(uuid__in=keys) | Q(uuid=None, name__in=keys)):
         memory = rows.memory_of(row, at=at)

@@ -217,7 +217,7 @@ def _of_strangers(cluster: Cluster, settled: Sequence[Settled]) -> list[Wanted]:
     asked = Question.objects.filter(
         Q(uuid__in=[it.item.uuid for it in settled if it.item.uuid])
         | Q(uuid=None, name__in=[it.item.name for it in settled if not it.item.uuid]),
-        cluster=cluster, epoch=cluster.epoch,
+        cluster=cluster,
     )  # fmt: skip
     before = {question.uuid or question.name: question.listed for question in asked}
     wanted = []

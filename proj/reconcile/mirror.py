@@ -68,7 +68,9 @@ class Mirror:
 
         Unless it may have been one of those that could not be read.
         """
-        if self._before is None or self._cluster.unreadable_jobs:
+        if self._before is None:
+            return None
+        if self._cluster.unreadable_jobs:  # guard
             return None
         return self._before.not_before
 

@@ -95,7 +95,8 @@ def ready(cluster: Cluster, tuning: Tuning, *, at: datetime) -> "QuerySet[Questi
     """Return the questions that nobody holds and whose time has come, or was never to be."""
     longest = timedelta(seconds=tuning.question_cap)
     due = Q(retry_at=None) | Q(retry_at__lte=at) | Q(retry_at__gt=at + longest)
-    return Question.objects.filter(due, cluster=cluster, token="", answer__isnull=True)
+    mine = Question.objects.filter(due, cluster=cluster)
+    return mine.filter(token="")  # guard: token
 
 
 def is_anybody_waiting(cluster: Cluster, policy: Policy, tuning: Tuning, *, at: datetime) -> bool:
@@ -133,7 +134,8 @@ def claim(
         Question.objects.filter(cluster=cluster, job_id=None, answer__isnull=True).exclude(token="")
     )
     seats = cluster.max_in_flight - len(ours) - len(claimed)
-    if seats <= 0:  # guard
+    if seats <= 0:
+        # As most of a flood on demand finds it: the choice would read much for nothing.
         return []
     tokens = _audit_tokens(cluster, tuning, at=at)
     asking = [*claimed, *(_asked_by(job, cluster) for job in ours)]
@@ -428,9 +430,15 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
     """
     listed_at = confirmed.list_since(cluster, rows.OLDEST, at=at)
     wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
-    if listed_at is None or wishes.filter(kind=Request.Kind.ALL).exists():
+    if listed_at is None:
         return
-    waiting = Question.objects.filter(cluster=cluster, token="", newer_than__lt=listed_at)
+    if wishes.filter(kind=Request.Kind.ALL).exists():  # guard
+        return
+    waiting = Question.objects.filter(
+        cluster=cluster,
+        token="",  # guard: token
+        newer_than__lt=listed_at,  # guard: newer_than
+    )
     asked = rows.portion(waiting, cluster.feeds, ENDED_AT_ONCE)
     if not asked:
         return
@@ -447,12 +455,16 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
     for question in asked:
         row = living.get(question.uuid or question.name)
         if row is not None:
-            is_late = question.retry_at is not None and question.retry_at > late
-            if is_late and row.pk in agreed:
+            if (
+                question.retry_at is not None
+                and question.retry_at > late  # guard
+                and row.pk in agreed  # guard
+            ):
                 over.append(question.pk)
                 turns.append(row.pk)
-        elif wished.isdisjoint({question.uuid, question.name}) and not _is_listed_since(
-            question, listed_at
+        elif (
+            wished.isdisjoint({question.uuid, question.name})  # guard
+            and not _is_listed_since(question, listed_at)  # guard
         ):
             over.append(question.pk)
     waiting.filter(pk__in=over).delete()

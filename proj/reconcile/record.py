@@ -113,10 +113,10 @@ def record(
                 its = jobs.on(row)
                 recorded = rows.recorded_of(row, cluster, its, believed_since=believed_since, at=at)
             decision = decide(recorded, seen, policy)
-            if seen.interval.not_after > at:
+            if seen.interval.not_after > at:  # guard
                 # Dated by a clock that was ahead: it says nothing of now.
                 decision = Decision(Action.ASK, Rule.STALE)
-            elif row is not None and row.pk in changed:
+            elif row is not None and row.pk in changed:  # guard
                 decision = Decision(Action.ASK, Rule.OVERLAPS)
             settled.append(Settled(item, seen, decision, row))
             if row is not None and decision.action is Action.RECORD:

@@ -168,7 +168,7 @@ def scope(cluster: Cluster, look: Look, *, suspects: int) -> None:
 def absent(cluster: Cluster, uuid: str | None, name: str, begun: datetime) -> None:
     """Note that there is nobody of this uuid, or name, neither with the backend nor here."""
     mine = Request.objects.filter(cluster=cluster, state=OPEN, name=name, uuid=uuid)
-    mine.filter(requested_at__lte=begun).update(absent_at=begun)  # guard: requested_at__lte
+    mine.update(absent_at=begun)
 
 
 def refuse(
@@ -213,7 +213,9 @@ def settle_instances(
     if not statements.exists(Request, cluster=cluster.pk, state=OPEN, kind=kind):
         return
     with transaction.atomic():
-        fresh = locked(cluster)
+        fresh = turns.locked(cluster)
+        if fresh is None:
+            return
         is_it = Q(uuid__in=[uuid for uuid, _ in pairs if uuid])
         is_it |= Q(name__in=[name for _, name in pairs])
         mine = Request.objects.filter(is_it, cluster=cluster, state=OPEN, kind=kind)
@@ -234,9 +236,6 @@ def _settle(
         return
     view = View(cluster, policy, tuning, at)
     for request in found:
-        if request.requested_at > at:  # guard
-            Request.objects.filter(pk=request.pk).update(requested_at=at)
-            continue
         left = view.left_of(request)
         if not left:
             _close(request, cluster, [], at)
@@ -293,7 +292,8 @@ def _close(request: Request, cluster: Cluster, left: Sequence[Unconfirmed], at: 
         error = f"neither Ganeti nor the database knows {request.name}"
         if any(it.get("instance") == request.name for it in cluster.findings):
             error = f"Ganeti has {request.name} and the database has not: see cluster --unknown"
-    Request.objects.filter(pk=request.pk, state=OPEN).update(
+    mine = Request.objects.filter(pk=request.pk)
+    mine.filter(state=OPEN).update(  # guard: state
         state=Request.State.CLOSED,
         outcome=outcome,
         error=error,

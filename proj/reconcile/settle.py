@@ -163,13 +163,13 @@ def _end(
         if it is None or it.decision.action is Action.ASK or it.decision.rule in UNPROVEN:
             rule = "the answer names nobody" if it is None else it.decision.rule
             questions.failed(question, tuning, f"undecided: {rule}", at=context.now())
-        elif begun >= question.newer_than:
+        elif begun < question.newer_than:  # guard
+            again.append(question)
+        else:
             over.append(question.pk)
             if not _is_asked_for(question, it.row):
                 # Nobody, or one to whose name Ganeti completes it, is not the one asked for.
                 requests.absent(question.cluster, question.uuid, question.name, begun)
-        else:
-            again.append(question)
     if over:
         statements.delete(Question, pk=tuple(over))
     for question in again:

@@ -65,7 +65,11 @@ class View:
                 is_in |= ~Q(backend_status="")
             mine = mine.filter(is_in)
         since = request.requested_at
-        asked = Q(confirmed_at__gte=since, confirmed_at__lte=self.at, epoch=self.cluster.epoch)
+        asked = Q(
+            confirmed_at__gte=since,
+            confirmed_at__lte=self.at,  # guard: confirmed_at__lte
+            epoch=self.cluster.epoch,  # guard: epoch
+        )
         # What no job can tell, and lists say is another, is not confirmed by a job.
         of_lists = Q(differs__has_any_keys=sorted(self.policy.list_fields))
         left = mine.exclude(asked & ~of_lists)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from typing import Any
@@ -13,7 +14,7 @@ from django.db import IntegrityError, connection, transaction
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Job, Question, Transition
 from proj.observation import Configuration, Interval, Observation, Status
-from proj.reconcile.decide import Answer, Policy, QueueRead
+from proj.reconcile.decide import Action, Answer, Policy, QueueRead
 from proj.reconcile.record import Item, record
 from proj.reconcile.settings import Tuning
 from tests.reconcile.conftest import Stage, make_stage
@@ -179,6 +180,32 @@ def test_evidence_that_waited_for_the_row_while_newer_was_written_overwrites_not
     with before_the_rows_are_read(record_a_crash):
         ten.engine.settle(answered.pk)
     assert ten.recorded()["vm3"] == "STOPPED ERROR_down"
+
+
+def test_one_that_is_told_of_twice_at_once_is_recorded_once(empty: Stage) -> None:
+    cluster = empty.engine.cluster
+    with transaction.atomic():
+        items = [evidence(10, "running"), evidence(20, "ERROR_down")]
+        record(cluster, items, Policy(), Tuning(), now=lambda: moment(60))
+    assert Instance.objects.get().uuid == UUID
+
+
+def test_of_two_that_tell_of_one_at_once_the_second_is_asked_again(empty: Stage) -> None:
+    row = add_row(empty.engine.cluster)
+    with transaction.atomic():
+        items = [evidence(10, "running"), evidence(20, "ERROR_down")]
+        settled = record(empty.engine.cluster, items, Policy(), Tuning(), now=lambda: moment(60))
+    assert [it.decision.action for it in settled] == [Action.RECORD, Action.ASK]
+    trail = Transition.objects.filter(instance=row, field="status")
+    assert [(it.before, it.after) for it in trail] == [("UNKNOWN", "ACTIVE")]
+
+
+def test_one_whose_name_is_a_path_is_not_recorded_whoever_tells_of_it(empty: Stage) -> None:
+    seen = replace(evidence(10, "running").seen.seen, instance="../vm1")  # type: ignore[union-attr]
+    item = Item(Answer(seen), UUID, "../vm1", "job", 7)
+    with transaction.atomic():
+        record(empty.engine.cluster, [item], Policy(), Tuning(), now=lambda: moment(60))
+    assert not Instance.objects.exists()
 
 
 def test_a_reading_that_is_older_than_the_recorded_does_not_make_it_older(empty: Stage) -> None:

@@ -20,7 +20,7 @@ from django.db import OperationalError, connection
 from django.db.transaction import Atomic
 
 from proj.inventory.models import Cluster, Instance, Question, Request
-from proj.reconcile import memo, turns
+from proj.reconcile import memo, requests, turns
 from proj.reconcile.brake import Limits
 from proj.reconcile.decide import Policy
 from proj.reconcile.settings import Tuning
@@ -51,6 +51,9 @@ QUICK = Tuning(
 
 LEASES = 30.0
 """Seconds after which every lease of one that stands still is over."""
+
+NOBODY = (Cluster.DoesNotExist, requests.Removed)
+"""What a person is told who wishes something of a cluster that is not there, or no more."""
 
 NAMES = ("web", "db", "vm1", "vm2", "vm3", "vm4", "vm5", "gone1", "gone2")
 
@@ -150,22 +153,22 @@ class Meeting:
         self._deliver("settle")
 
     def request_instance(self) -> None:
-        with suppress(Cluster.DoesNotExist):
+        with suppress(*NOBODY):
             self.engine.request_instance("vm5")
 
     def request_sweep(self) -> None:
-        with suppress(Cluster.DoesNotExist):
+        with suppress(*NOBODY):
             self.engine.request("sweep")
 
     def request_all(self) -> None:
-        with suppress(Cluster.DoesNotExist):
+        with suppress(*NOBODY):
             self.engine.request("all")
 
     def approve(self) -> None:
         self.engine.approve()
 
     def announce(self) -> None:
-        with suppress(Cluster.DoesNotExist):
+        with suppress(*NOBODY):
             self.engine.announce("vm5", "REBOOT")
 
     def housekeeping(self) -> None:
@@ -332,6 +335,7 @@ def meet(original: Original, first: str, second: str, place: int, *, late: bool)
     meeting = original.copy()
 
     def go_by() -> None:
+        meeting.check()
         if late:
             meeting.world.clock.wait(LEASES)
         meeting.world.crash("vm5")
