@@ -71,7 +71,7 @@ class GanetiBackend:
             interval=interval,
             size=len(rows),
             digest=body.digest,
-            prints=lambda: [(*replies.identity_in(row), replies.print_of(row)) for row in rows],
+            prints=lambda: replies.prints_of(rows),
             read=lambda places: replies.read_list(
                 [rows[place] for place in places], interval, self._statuses
             ),

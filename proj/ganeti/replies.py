@@ -67,25 +67,30 @@ def read_list(
             yield Unreadable(name, f"row of the list: {problem_of(error)}", uuid)
 
 
-def identity_in(row: Any) -> tuple[str, str | None]:
-    """Return name and uuid in a row of the list; "" and None where they cannot be told.
+def prints_of(rows: Sequence[Any]) -> list[tuple[str, str | None, int]]:
+    """Return name and uuid in each row of the list, and a number that is equal for equal rows.
 
-    Whether an instance may have these is seen when the row is read.
+    Name and uuid are "" and None where they cannot be told. Whether an instance may have these is
+    seen when the row is read.
     """
+    found = []
+    for row in rows:
+        try:
+            name, uuid, mark = row[0][1], row[1][1], hash(orjson.dumps(row))
+        except (TypeError, IndexError, KeyError):
+            # No row, or one that no other reader of JSON would have let pass.
+            name, uuid, mark = *_identity_in(row), hash(marshal.dumps(row, 2))
+        if not isinstance(name, str):
+            name = ""
+        found.append((name, uuid if isinstance(uuid, str) else None, mark))
+    return found
+
+
+def _identity_in(row: Any) -> tuple[Any, Any]:
     try:
-        name, uuid = row[0][1], row[1][1]
+        return row[0][1], row[1][1]
     except (TypeError, IndexError, KeyError):
         return "", None
-    return name if isinstance(name, str) else "", uuid if isinstance(uuid, str) else None
-
-
-def print_of(row: Any) -> int:
-    """Return a number that is equal for equal rows within one process."""
-    try:
-        return hash(orjson.dumps(row))
-    except TypeError:
-        # A number, or a letter, that no other reader of JSON would have let pass.
-        return hash(marshal.dumps(row, 2))
 
 
 def read_found(record: Any) -> Found:
