@@ -17,6 +17,13 @@ def refuse(message: str) -> NoReturn:
     raise CommandError(message, returncode=WRONG_USAGE)
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Name the first few, and count the others."""
+    left = len(names) - most
+    named = ", ".join(names[:most])
+    return f"{named} and {left} more" if left > 0 else named
+
+
 def print_json(value: object) -> None:
     """Print ``value`` as JSON on stdout."""
     print(json.dumps(value, indent=2, cls=DjangoJSONEncoder))

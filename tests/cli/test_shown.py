@@ -202,6 +202,23 @@ def test_the_exit_code_tells_whether_all_is_confirmed_and_the_output_what_is_not
         assert f"not confirmed: {name}: {reason}" in done.out
 
 
+def test_who_was_not_confirmed_for_the_same_reason_stands_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = [[f"vm{number}", "held: manage.py approve 12"] for number in range(83)]
+    closed = record_request(
+        record_cluster(findings=[{"instance": it, "problem": "not known"} for it in ("a", "b")]),
+        "held", unconfirmed=[*held, ["other", "job 7 works on it"]], queried=2,
+    )  # fmt: skip
+    as_closed(monkeypatch, closed)
+    assert reconcile().out.splitlines() == [
+        "alpha: held, 2 confirmed by a job",
+        "  not confirmed: vm0, vm1, vm2, vm3, vm4 and 78 more: held: manage.py approve 12",
+        "  not confirmed: other: job 7 works on it",
+        "  a, b: not known",
+    ]
+
+
 @pytest.mark.parametrize(("planned", "code"), [([], 0), ([{"instance": "vm1"}], 3)])
 def test_a_plan_ends_with_3_where_there_is_drift(
     planned: list[dict[str, str]], code: int, monkeypatch: pytest.MonkeyPatch

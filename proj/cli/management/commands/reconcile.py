@@ -1,13 +1,15 @@
 """manage.py reconcile: a pass over clusters or instances, through the workers."""
 
 from argparse import ArgumentParser
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError
 
 from proj import health
 from proj.cli.base import PlainCommand
-from proj.cli.output import print_json, print_table, refuse
+from proj.cli.output import print_json, print_table, refuse, some_of
 from proj.cli.waiting import FAILED, wait_for
 from proj.clock import now
 from proj.inventory.models import Cluster, Request
@@ -39,7 +41,7 @@ class Command(PlainCommand):
         if whole and not options["json"]:
             print(_how_long(whole))
         try:
-            closed = wait_for(requested, options["timeout"], quiet=options["json"])
+            closed = wait_for(requested, options["timeout"])
         except requests.Removed as error:
             raise CommandError(str(error), returncode=FAILED) from None
         reports = [shown.describe(request) for request in closed]
@@ -117,10 +119,19 @@ def _show(reports: list[dict[str, Any]]) -> None:
         print_table(changes, (*columns, "job_id"))
     for report in reports:
         print(f"{report['cluster']}: {_said(report)}")
-        for it in report["unconfirmed"]:
-            print(f"  not confirmed: {it['instance']}: {it['reason']}")
-        for finding in report["findings"]:
-            print(f"  {finding['instance']}: {finding['problem']}")
+        for names, reason in _grouped(report["unconfirmed"], "reason"):
+            print(f"  not confirmed: {names}: {reason}")
+        for names, problem in _grouped(report["findings"], "problem"):
+            print(f"  {names}: {problem}")
+
+
+def _grouped(told: list[dict[str, str]], by: str) -> Iterator[tuple[str, str]]:
+    """Yield what is said of instances, with the names of the first few of whom it is said."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for it in told:
+        names[it[by]].append(it["instance"])
+    for text, mine in names.items():
+        yield some_of(mine), text
 
 
 def _said(report: dict[str, Any]) -> str:
@@ -131,7 +142,7 @@ def _said(report: dict[str, Any]) -> str:
         return f"{len(report['changes'])} changes would be made; nothing was written"
     is_told_below = report["unconfirmed"] or not report["error"]
     error = "" if is_told_below else f": {report['error']}"
-    return f"{report['outcome']}, {report['queried']} queried{error}"
+    return f"{report['outcome']}, {report['queried']} confirmed by a job{error}"
 
 
 def _exit_code(reports: list[dict[str, Any]], *, plan: bool) -> int:
