@@ -30,8 +30,10 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as a table, or as plain lines where there is no terminal."""
-    table = Table(*columns)
+    """Print rows as a table, or as plain lines where there is no terminal; nothing is cut."""
+    table = Table()
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
     console = Console()

@@ -1,5 +1,6 @@
 """What the commands show of what is recorded, and what they ask for."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -71,6 +72,20 @@ def test_an_instance_in_order_is_explained_with_its_history_and_the_bound() -> N
         "a change is recorded within 180 s: what no job proves, two lists settle"
     ]
     assert "job-convicts" in text
+
+
+def test_each_moment_is_explained_with_its_age_and_what_it_means() -> None:
+    record_instance(
+        record_cluster(), "vm1", audited_at=now() - timedelta(days=3), changes_in_window=2
+    )
+    lines = command("explain", "alpha/vm1").out.splitlines()
+    told = dict(line.split(": ", 1) for line in lines if ": " in line)
+    assert re.fullmatch(
+        r"[-\d]{10} [:\d]{8}, 60 min ago \(when a query job last told of it\)", told["confirmed_at"]
+    )
+    assert ", 3 d ago (when it last had its turn in the audit" in told["audited_at"]
+    assert ", 10 s ago (when a job or a list last showed it" in told["observed_at"]
+    assert told["changes_in_window"].startswith("2 (changes of its status since")
 
 
 def test_what_differs_is_explained_with_who_works_on_it_and_why_it_waits() -> None:
