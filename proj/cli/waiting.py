@@ -76,7 +76,7 @@ def reason_for(request: Request, *, at: datetime) -> str:
     if cluster.is_failing and cluster.last_error:
         return cluster.last_error.removeprefix(f"{cluster.name}: ")
     if _is_idle(request, at):
-        return "nobody has seen to it yet: do beat and the workers run?"
+        return "nobody sees to it: do beat and the workers run?"
     if request.kind == Request.Kind.INSTANCE:
         left = View(cluster, policy_of(cluster), tuning(), at).left_of(request)
         return left[0].reason if left else "it is confirmed"
@@ -85,13 +85,23 @@ def reason_for(request: Request, *, at: datetime) -> str:
     return "; ".join(_what_is_left(request, at))
 
 
+def is_seen_to(request: Request, *, at: datetime) -> bool:
+    """Whether a turn at its cluster has begun since, or is under way."""
+    moment = request.cluster.moment
+    is_begun = moment is not None and moment >= request.requested_at
+    return is_begun or _is_at_work(request.cluster, at)
+
+
+def _is_at_work(cluster: Cluster, at: datetime) -> bool:
+    ends = (cluster.look_until, cluster.follow_until, cluster.await_until)
+    return any(end is not None and end > at for end in ends)
+
+
 def _is_idle(request: Request, at: datetime) -> bool:
     """Whether no turn was taken at its cluster for a while, and none is under way."""
-    cluster, patience = request.cluster, IDLE + 4 * settings.FOLLOW_PERIOD
-    ends = (cluster.look_until, cluster.follow_until, cluster.await_until)
-    is_at_work = any(end is not None and end > at for end in ends)
-    begun = max(filter(None, (cluster.moment, request.requested_at)))
-    return not is_at_work and begun < at - patience
+    begun = max(filter(None, (request.cluster.moment, request.requested_at)))
+    patience = IDLE + 4 * settings.FOLLOW_PERIOD
+    return begun < at - patience and not _is_at_work(request.cluster, at)
 
 
 def _what_is_left(request: Request, at: datetime) -> Iterator[str]:

@@ -24,7 +24,7 @@ def test_in_80_columns_names_and_rules_are_whole_and_no_value_is_cut() -> None:
     Console(file=shown, width=80).print(demo._table())
     lines = [" ".join(line.split()[1:]) for line in shown.getvalue().splitlines()]
     assert "…" not in shown.getvalue()
-    assert "vm00001.sim1 nics 1 items y job-convicts 17" in lines
+    assert "vm00001.sim1 nics list of 1 y job-convicts 17" in lines
     assert "vm00001.sim1 nodes node1.sim1 node2.sim1 job-convicts 17" in lines
     (worst,) = (line for line in lines if "list-word-stands" in line)
     assert worst.startswith("vm00001.sim1 Ganeti's ERROR_")

@@ -164,6 +164,15 @@ def test_what_is_wanted_is_requested_and_without_workers_it_stays_open(
     assert server().llen(queue) == 1
 
 
+def test_what_is_still_open_is_told_with_the_reason_where_workers_have_seen_to_it() -> None:
+    error = "nothing listens at h:5080"
+    record_cluster(
+        failures=1, last_error=f"alpha: {error}", look_until=now() + timedelta(minutes=1)
+    )
+    done = reconcile()
+    assert (done.code, done.out) == (1, f"alpha: still open: {error}\n")
+
+
 def test_going_over_all_says_beforehand_how_long_it_takes() -> None:
     cluster = record_cluster()
     for number in range(40):

@@ -121,10 +121,16 @@ def test_a_request_that_no_worker_has_seen_to_for_a_while_says_what_may_be_missi
     def take_a_turn() -> None:
         Cluster.objects.update(look_until=now() + timedelta(minutes=1))
 
-    assert reconcile(steps=(let_a_minute_pass, take_a_turn)).error.splitlines() == [
+    def die_in_it() -> None:
+        half_a_minute_ago = now() - timedelta(seconds=30)
+        Cluster.objects.update(look_until=half_a_minute_ago, moment=half_a_minute_ago)
+
+    steps = (let_a_minute_pass, take_a_turn, die_in_it)
+    assert reconcile(steps=steps).error.splitlines() == [
         "waiting for alpha: it has not been listed yet",
-        "waiting for alpha: nobody has seen to it yet: do beat and the workers run?",
+        "waiting for alpha: nobody sees to it: do beat and the workers run?",
         "waiting for alpha: it has not been listed yet",
+        "waiting for alpha: nobody sees to it: do beat and the workers run?",
     ]
 
 

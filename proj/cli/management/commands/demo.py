@@ -139,4 +139,4 @@ def _short(value: Any) -> str:
     if not isinstance(value, list):
         return str(value)
     is_plain = all(isinstance(it, str | int) for it in value)
-    return " ".join(map(str, value)) if is_plain else f"{len(value)} items"
+    return " ".join(map(str, value)) if is_plain else f"list of {len(value)}"
