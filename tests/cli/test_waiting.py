@@ -79,10 +79,21 @@ def test_a_cluster_that_begins_to_fail_is_said_with_its_error(
 def test_what_is_held_is_said_with_how_many_and_the_command_that_lets_it_pass(
     reconcile: Callable[..., Result],
 ) -> None:
-    hold = record_hold(record_cluster(moment=now()), *(f"vm{number}" for number in range(84)))
+    cluster, names = record_cluster(moment=now()), [f"vm{number}" for number in range(84)]
+    for name in names:
+        record_instance(cluster, name)
+    hold = record_hold(cluster, *names)
     told = reconcile(steps=(list_all(blocked_since=now()),)).error.splitlines()
     approve = f"look at Ganeti; if it is right, manage.py approve {hold.pk}"
     assert told[1:] == [f"waiting for alpha: 84 instances are held: {approve}"]
+
+
+def test_a_cluster_that_is_paused_meanwhile_is_said_with_how_to_go_on(
+    reconcile: Callable[..., Result],
+) -> None:
+    record_cluster(moment=now())
+    told = reconcile(steps=(lambda: Cluster.objects.update(paused=True),)).error.splitlines()
+    assert told[1:] == ["waiting for alpha: it is paused: manage.py cluster resume alpha"]
 
 
 def test_who_cannot_be_confirmed_is_named_with_the_reason(
