@@ -16,7 +16,7 @@ help: ## Show what there is
 setup: ## Install Debian's packages, .venv and the locked requirements
 	@requirements/install
 
-demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it
+demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it (DEMO="--clusters 5")
 	@VAR_DIR=var/demo DATABASE_URL=sqlite:///var/demo/db.sqlite3 LOOK_PERIOD=3 BEAT_PERIOD=1 \
 	  REDIS_URL=redis://127.0.0.1:16380/0 $(BIN)/python manage.py demo $(DEMO)
 
@@ -28,7 +28,7 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 	  $(BIN)/pytest -q -n 2 --database=postgres $(ON_BOTH) && \
 	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%) $(ON_SQLITE:%=--ignore=%)
 
-bench: setup ## Measure everything, as ratios, to bench/results.json and a table
+bench: setup ## Measure all, as ratios, to bench/results.json and a table (BENCH="looks rest")
 	@$(BIN)/python -m bench $(BENCH)
 
 nightly: setup ## Take out each guard; explore 5,000 histories and all of each pair of turns

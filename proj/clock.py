@@ -1,10 +1,12 @@
-"""The one clock of all workers: the Redis server's."""
+"""The one clock of all workers: the Redis server's; and how long ago something was."""
 
 from datetime import UTC, datetime
 from functools import cache
 
 import redis
 from django.conf import settings
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def now() -> datetime:
@@ -30,6 +32,17 @@ def now_or_here() -> datetime:
         return now()
     except redis.RedisError:
         return datetime.now(UTC)
+
+
+def age(then: datetime | None, at: datetime) -> str:
+    """Return how long ago ``then`` was, in the largest unit of which there are two."""
+    if then is None:
+        return "never"
+    seconds = max(0, round((at - then).total_seconds()))
+    for size, unit in _UNITS:
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
 
 
 @cache

@@ -72,6 +72,7 @@ STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True
 
 REDIS_URL = redis_url("REDIS_URL", "redis://127.0.0.1:6379/0")
+WEB_PORT = port("WEB_PORT", 8000)
 FLOWER_PORT = port("FLOWER_PORT", 5555)
 
 LOOK_PERIOD = seconds("LOOK_PERIOD", 60)

@@ -8,8 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from proj.clock import now_or_here
-from proj.dashboard.words import age, events
+from proj.clock import age, now_or_here
+from proj.dashboard.words import events
 from proj.health import problems
 from proj.inventory.fleet import Standing, standings
 from proj.inventory.models import Cluster, Hold, Instance, Transition

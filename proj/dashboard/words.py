@@ -1,4 +1,4 @@
-"""How numbers, times and changes are put into words."""
+"""How changes are put into words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,19 +7,6 @@ from itertools import groupby
 from typing import Any
 
 from proj.inventory.models import Transition
-
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
-
-
-def age(then: datetime | None, at: datetime) -> str:
-    """Return how long ago ``then`` was, in the largest unit of which there are two."""
-    if then is None:
-        return "never"
-    seconds = max(0, round((at - then).total_seconds()))
-    for size, unit in _UNITS:
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
 
 
 @dataclass(slots=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 
+MORE_JOBS = "manage.py cluster set NAME --jobs-per-hour N"
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -24,10 +26,11 @@ class Round:
         if self.keeps_up:
             return f"each is confirmed by a job at least every {self.wanted_hours:g} h"
         if not self.jobs_per_hour:
-            return "no instance is ever confirmed by turns: raise jobs_per_hour"
+            return f"no instance is ever confirmed by turns: raise it: {MORE_JOBS}"
         return (
             f"{self.jobs_per_hour} jobs an hour confirm each only every {self.hours:.0f} h,"
-            f" not every {self.wanted_hours:g} h: raise jobs_per_hour or confirm_max_age"
+            f" not every {self.wanted_hours:g} h:"
+            f" raise one: {MORE_JOBS} or --confirm-hours H"
         )
 
 

@@ -1,9 +1,11 @@
 """Clusters are added and changed by a command that refuses what cannot work."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from proj.cli.management.commands.cluster import FROM_MODEL
 from proj.clock import now
 from proj.inventory.models import Cluster, Instance
 from tests.commands import command, is_one_clear_line
@@ -68,3 +70,36 @@ def test_what_cannot_work_is_refused_and_changes_nothing(
 
 def test_a_cluster_that_is_not_there_is_named(beta: Cluster) -> None:
     assert is_one_clear_line(command("cluster", "set", "gamma", "--port", "1"), 2, "gamma")
+
+
+def test_the_help_of_add_names_each_default_of_the_model_and_that_of_set_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    told, changing = (command("cluster", it, "--help").out for it in ("add", "set"))
+    told = told.replace("}\n", "} ")
+    options = {line.split()[0]: line for line in told.splitlines() if line.startswith("  --")}
+    for name in FROM_MODEL:
+        default = Cluster._meta.get_field(name).default
+        assert options[f"--{name.replace('_', '-')}"].endswith(f"; default {default}")
+    assert options["--confirm-hours"].endswith("; default 24.0")
+    assert "accept any certificate" in options["--insecure"]
+    assert "default" not in changing
+
+
+def test_a_list_tells_ages_and_failures_and_cuts_nothing_in_80_columns(
+    beta: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_cluster("alpha", looked_not_after=now() - timedelta(seconds=3))
+    record_cluster("gamma", paused=True, looked_not_after=None, host="a" * 60)
+    Cluster.objects.filter(name="beta").update(last_error="beta: h:5080 refuses user or password")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command("cluster", "list").out
+    cells = [[it.strip() for it in line.split("│")] for line in text.splitlines()]
+    columns = ["".join(column) for column in zip(*(it for it in cells if len(it) > 1), strict=True)]
+    assert columns[1] == "alphabetagamma"
+    assert columns[2] == f"ganeti.example.com:5080h:5080{'a' * 60}:5080"
+    assert columns[4] == "3 s ago10 s agonever"
+    assert columns[5].startswith("failures in a row: 3;")
+    assert columns[5].endswith("passwordpaused")

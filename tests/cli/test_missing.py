@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pkgutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 
 def results(commands: dict[str, tuple[str, ...]], **environment: str) -> dict[str, Result]:
     """Run commands one after the other in one process with another environment."""
+    environment = {"WEB_PORT": str(free_port()), "FLOWER_PORT": str(free_port())} | environment
     done = subprocess.run(
         [sys.executable, "-c", EACH_IN_TURN, json.dumps(commands)],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
@@ -139,6 +141,20 @@ def test_a_process_that_lacks_a_server_ends_with_2_and_one_line(
     assert is_one_clear_line(manage("reconcile", **given), 2, words)
 
 
+@pytest.mark.parametrize("name", ["WEB_PORT", "FLOWER_PORT"])
+def test_a_port_that_is_taken_is_named_with_its_setting_before_anything_starts(
+    name: str, tmp_path: Path, redis: None, database_server: None
+) -> None:
+    demo = {"VAR_DIR": str(tmp_path / "demo"), "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answers = results({"preflight": ("preflight",)}, **{name: port})
+        answers |= results({"demo": ("demo",)}, **demo, **{name: port})
+    said = f"port {port} is taken ({name}): is make"
+    assert is_one_clear_line(answers["preflight"], 2, f"{said} demo running?")
+    assert is_one_clear_line(answers["demo"], 2, f"{said} up running?")
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["a name", "no/name", "x" * 256, "vm1\n", "vm1\0", "vm1;"])
 def test_a_name_that_no_instance_can_have_is_refused(name: str) -> None:
@@ -161,6 +177,7 @@ def test_a_name_that_no_instance_can_have_is_refused(name: str) -> None:
         ("PROOF_WITHIN=0", "more than 0"),
         ("KEEP_DAYS=-1", "a number of days"),
         ("FLOWER_PORT=http", "1 to 65535"),
+        ("WEB_PORT=0", "1 to 65535"),
         ("REDIS_URL=nonsense", "redis://host:port/number"),
         ("REDIS_URL=redis://:s3cret@host/name", "redis://host:port/number"),
         ("REDIS_URL=redis://:s3cret@host:port/0", "redis://host:port/number"),

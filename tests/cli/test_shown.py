@@ -1,5 +1,6 @@
 """What the commands show of what is recorded, and what they ask for."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -71,6 +72,20 @@ def test_an_instance_in_order_is_explained_with_its_history_and_the_bound() -> N
         "a change is recorded within 180 s: what no job proves, two lists settle"
     ]
     assert "job-convicts" in text
+
+
+def test_each_moment_is_explained_with_its_age_and_what_it_means() -> None:
+    record_instance(
+        record_cluster(), "vm1", audited_at=now() - timedelta(days=3), changes_in_window=2
+    )
+    lines = command("explain", "alpha/vm1").out.splitlines()
+    told = dict(line.split(": ", 1) for line in lines if ": " in line)
+    assert re.fullmatch(
+        r"[-\d]{10} [:\d]{8}, 60 min ago \(when a query job last told of it\)", told["confirmed_at"]
+    )
+    assert ", 3 d ago (when it last had its turn in the audit" in told["audited_at"]
+    assert ", 10 s ago (when a job or a list last showed it" in told["observed_at"]
+    assert told["changes_in_window"].startswith("2 (changes of its status since")
 
 
 def test_what_differs_is_explained_with_who_works_on_it_and_why_it_waits() -> None:
@@ -149,6 +164,15 @@ def test_what_is_wanted_is_requested_and_without_workers_it_stays_open(
     assert server().llen(queue) == 1
 
 
+def test_what_is_still_open_is_told_with_the_reason_where_workers_have_seen_to_it() -> None:
+    error = "nothing listens at h:5080"
+    record_cluster(
+        failures=1, last_error=f"alpha: {error}", look_until=now() + timedelta(minutes=1)
+    )
+    done = reconcile()
+    assert (done.code, done.out) == (1, f"alpha: still open: {error}\n")
+
+
 def test_going_over_all_says_beforehand_how_long_it_takes() -> None:
     cluster = record_cluster()
     for number in range(40):
@@ -200,6 +224,23 @@ def test_the_exit_code_tells_whether_all_is_confirmed_and_the_output_what_is_not
     assert (done.code, f"alpha: {outcome}" in done.out) == (code, True)
     for name, reason in values.get("unconfirmed", []):
         assert f"not confirmed: {name}: {reason}" in done.out
+
+
+def test_who_was_not_confirmed_for_the_same_reason_stands_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = [[f"vm{number}", "held: manage.py approve 12"] for number in range(83)]
+    closed = record_request(
+        record_cluster(findings=[{"instance": it, "problem": "not known"} for it in ("a", "b")]),
+        "held", unconfirmed=[*held, ["other", "job 7 works on it"]], queried=2,
+    )  # fmt: skip
+    as_closed(monkeypatch, closed)
+    assert reconcile().out.splitlines() == [
+        "alpha: held, 2 confirmed by a job",
+        "  not confirmed: vm0, vm1, vm2, vm3, vm4 and 78 more: held: manage.py approve 12",
+        "  not confirmed: other: job 7 works on it",
+        "  a, b: not known",
+    ]
 
 
 @pytest.mark.parametrize(("planned", "code"), [([], 0), ([{"instance": "vm1"}], 3)])

@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from django.test import Client
 
-from proj.clock import now
-from proj.dashboard.words import age
+from proj.clock import age, now
 from proj.inventory.models import Hold
 from tests.recorded import record_change, record_cluster, record_hold, record_instance
 

@@ -21,10 +21,13 @@ def test_a_budget_that_is_too_small_is_said_with_what_it_gives_and_what_to_raise
     assert not round_of(2100, 10).keeps_up
     assert str(round_of(2100, 10)) == (
         "10 jobs an hour confirm each only every 210 h, not every 24 h:"
-        " raise jobs_per_hour or confirm_max_age"
+        " raise one: manage.py cluster set NAME --jobs-per-hour N or --confirm-hours H"
     )
 
 
 def test_a_budget_of_nothing_never_keeps_up() -> None:
     assert not round_of(1, 0).keeps_up
-    assert "raise jobs_per_hour" in str(round_of(1, 0))
+    assert str(round_of(1, 0)) == (
+        "no instance is ever confirmed by turns:"
+        " raise it: manage.py cluster set NAME --jobs-per-hour N"
+    )

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from proj.cli.base import PlainCommand
-from proj.cli.output import print_json, refuse
+from proj.cli.output import print_json, refuse, some_of
 from proj.clock import now
 from proj.inventory.fleet import held
 from proj.inventory.models import Cluster, Hold
@@ -55,9 +55,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _names(entries: list[Entry]) -> str:
-    names = ", ".join(f"{it.name} {it.before} -> {it.after}" for it in entries[:SHOWN])
-    left = len(entries) - SHOWN
-    return f"{names} and {left} more" if left > 0 else names
+    return some_of([f"{it.name} {it.before} -> {it.after}" for it in entries], SHOWN)
 
 
 def _described(hold: Hold) -> dict[str, Any]:

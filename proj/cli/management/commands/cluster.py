@@ -2,7 +2,7 @@
 
 import os
 from argparse import ArgumentParser
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from django.db import IntegrityError, transaction
 from proj.backend import BackendError
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
+from proj.clock import age, now_or_here
 from proj.inventory.audit import audit_round
-from proj.inventory.models import Cluster
+from proj.inventory.models import Cluster, UnknownPolicy
 from proj.wiring import backend_of
 
 
@@ -80,32 +81,53 @@ def _remove(name: str) -> None:
         found.delete()
 
 
-DEFAULTS = {
-    "port": 5080, "unknown": "adopt", "max_in_flight": 3, "max_requests": 4, "jobs_per_hour": 240,
-    "confirm_hours": 24.0,
-}  # fmt: skip
+CONFIRM_HOURS = 24.0
+"""Of a cluster of which nothing else is said."""
+FROM_MODEL = ("port", "unknown", "max_in_flight", "max_requests", "jobs_per_hour")
 
 
 def _add_options(parser: ArgumentParser, *, is_new: bool) -> None:
     parser.add_argument("name")
-    parser.add_argument("--host", required=is_new)
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--user", required=is_new)
+    parser.add_argument("--host", required=is_new, help="where RAPI listens: the cluster's name")
+    parser.add_argument("--user", required=is_new, help="of RAPI; the right `read` is enough")
     password = parser.add_mutually_exclusive_group(required=is_new)
-    password.add_argument("--password-file", type=Path)
-    password.add_argument("--password-env", metavar="VAR")
+    password.add_argument("--password-file", type=Path, help="holds the password, and no more")
+    password.add_argument("--password-env", metavar="VAR", help="a variable that holds it")
     trust = parser.add_mutually_exclusive_group(required=is_new)
     trust.add_argument("--ca-file", type=Path, help="the certificate of RAPI, or its CA")
-    trust.add_argument("--insecure", action="store_true")
-    parser.add_argument("--unknown", choices=("adopt", "report"))
-    parser.add_argument("--max-in-flight", type=int, help="query jobs at once")
-    parser.add_argument("--max-requests", type=int, help="requests to RAPI at once; it serves 20")
-    parser.add_argument("--jobs-per-hour", type=int, help="for the audit")
-    parser.add_argument(
-        "--confirm-hours", type=float, help="a job speaks for each instance this often"
-    )
+    trust.add_argument(
+        "--insecure", action="store_true",
+        help="accept any certificate: who is in between reads the password",
+    )  # fmt: skip
+    _add_numbers(parser, "; default %(default)s" if is_new else "")
     if is_new:
-        parser.set_defaults(**DEFAULTS)
+        fresh = Cluster()
+        defaults = {name: getattr(fresh, name) for name in FROM_MODEL}
+        parser.set_defaults(**defaults, confirm_hours=CONFIRM_HOURS)
+
+
+def _add_numbers(parser: ArgumentParser, default: str) -> None:
+    """Add the options that may be left out; ``default`` is how their help tells what holds then."""
+    parser.add_argument("--port", type=int, help=f"of RAPI{default}")
+    parser.add_argument(
+        "--unknown", choices=UnknownPolicy.values,
+        help=f"instances that are not in the database: record them, or only name them{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-in-flight", type=int, metavar="N", help=f"query jobs at once{default}"
+    )
+    parser.add_argument(
+        "--max-requests", type=int, metavar="N",
+        help=f"requests to RAPI at once; it serves 20, and hangs the next{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs-per-hour", type=int, metavar="N",
+        help=f"query jobs that the audit may spend; it asks each in its turn{default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--confirm-hours", type=float, metavar="H",
+        help=f"a job is to speak for each instance this often{default}",
+    )  # fmt: skip
 
 
 def _add(options: dict[str, Any]) -> str:
@@ -194,27 +216,49 @@ def _text_of(path: Path, what: str) -> str:
         refuse(f"cannot read the {what} {path}: {reason}")
 
 
+COLUMNS = ("name", "RAPI", "instances", "looked", "state")
+
+
 def _list(options: dict[str, Any]) -> None:
-    clusters = Cluster.objects.all()
-    if options["name"]:
-        clusters = _named(options["name"])
-    rows = [
-        {
-            "name": cluster.name,
-            "host": cluster.host,
-            "port": cluster.port,
-            "instances": cluster.instances.count(),
-            "paused": cluster.paused,
-            "looked": cluster.looked_not_after,
-            "failures": cluster.failures,
-            "last_error": cluster.last_error,
-        }
-        for cluster in clusters
-    ]
+    clusters = _named(options["name"]) if options["name"] else Cluster.objects.all()
     if options["json"]:
-        print_json({"clusters": rows})
-    else:
-        print_table(rows, ("name", "host", "port", "instances", "paused", "looked", "last_error"))
+        print_json({"clusters": [_described(cluster) for cluster in clusters]})
+        return
+    at = now_or_here()
+    print_table([_shown(cluster, at) for cluster in clusters], COLUMNS)
+
+
+def _described(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "host": cluster.host,
+        "port": cluster.port,
+        "instances": cluster.instances.count(),
+        "paused": cluster.paused,
+        "looked": cluster.looked_not_after,
+        "failures": cluster.failures,
+        "last_error": cluster.last_error,
+    }
+
+
+def _shown(cluster: Cluster, at: datetime) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "RAPI": f"{cluster.host}:{cluster.port}",
+        "instances": cluster.instances.count(),
+        "looked": age(cluster.looked_not_after, at),
+        "state": _state(cluster),
+    }
+
+
+def _state(cluster: Cluster) -> str:
+    if cluster.paused:
+        return "paused"
+    if not cluster.is_failing:
+        return ""
+    failures = max(cluster.failures, cluster.follow_failures, cluster.ask_failures)
+    error = cluster.last_error.removeprefix(f"{cluster.name}: ")
+    return f"failures in a row: {failures}; {error}".removesuffix("; ")
 
 
 def _check(options: dict[str, Any]) -> None:

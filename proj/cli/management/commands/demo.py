@@ -14,15 +14,21 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from proj.cli.base import PlainCommand
 from proj.cli.output import refuse
+from proj.cli.ports import refuse_taken
 from proj.inventory.models import Cluster, Instance, Transition
 
 LATEST = 15
+COLUMNS = ("at", "instance", "field", "from", "to", "rule", "job")
+WHOLE = {"at", "instance", "rule", "job"}
+FIELDS = {"backend_status": "Ganeti's"}
+"""Of which the column has no room for the name."""
 
 
 class Command(PlainCommand):
@@ -43,6 +49,7 @@ class Command(PlainCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         call_command("migrate", verbosity=0)
+        refuse_taken("make up")
         Cluster.objects.all().delete()
         with ExitStack() as stack:
             try:
@@ -113,14 +120,23 @@ def _table() -> Table:
         for status in ("ACTIVE", "STOPPED", "ERROR", "UNKNOWN")
     ]
     title = f"{Cluster.objects.count()} clusters: {', '.join(counts)}"
-    web, flower = os.environ.get("WEB_PORT", "8000"), settings.FLOWER_PORT
-    places = f"http://127.0.0.1:{web}; Flower http://127.0.0.1:{flower}; Ctrl-C stops"
-    table = Table("at", "instance", "field", "from", "to", "rule", "job", title=title)
-    table.caption = places
-    latest = Transition.objects.exclude(rule="adopted").select_related("instance__cluster")
+    web, flower = (f"http://127.0.0.1:{it}" for it in (settings.WEB_PORT, settings.FLOWER_PORT))
+    # In 80 columns the names and the rules are whole, and what is long breaks into lines.
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, title=title)
+    table.caption = f"{web}; Flower {flower}; Ctrl-C stops"
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=name in WHOLE, overflow="fold")
+    latest = Transition.objects.exclude(rule="adopted").select_related("instance")
     for change in latest[:LATEST]:
         table.add_row(
-            f"{change.at:%H:%M:%S}", str(change.instance), change.field,
-            str(change.before), str(change.after), change.rule, str(change.job_id or ""),
+            f"{change.at:%H:%M:%S}", change.instance.name, FIELDS.get(change.field, change.field),
+            _short(change.before), _short(change.after), change.rule, str(change.job_id or ""),
         )  # fmt: skip
     return table
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    is_plain = all(isinstance(it, str | int) for it in value)
+    return " ".join(map(str, value)) if is_plain else f"list of {len(value)}"

@@ -9,7 +9,7 @@ from django.forms.models import model_to_dict
 
 from proj.cli.base import PlainCommand
 from proj.cli.output import print_json, print_table, refuse
-from proj.clock import now_or_here
+from proj.clock import age, now_or_here
 from proj.inventory.fleet import held, is_queue_read
 from proj.inventory.models import Cluster, Instance, Job, Question
 from proj.observation import to_json
@@ -20,6 +20,20 @@ from proj.wiring import tuning
 
 HISTORY = 20
 NEVER = "not yet"
+TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"
+MEANINGS = {
+    "backend_status": "Ganeti's word for the status",
+    "observed_at": "when a job or a list last showed it as it is recorded",
+    "created_at": "when it was first recorded",
+    "confirmed_at": "when a query job last told of it",
+    "audited_at": "when it last had its turn in the audit, which asks each instance now and then",
+    "stale_before": "when a job on it ended: what was read before counts no more",
+    "missing_first": "the first list that lacked it",
+    "missing_last": "the last list that lacked it",
+    "flapping_since": "its status changes so often that most changes are only counted",
+    "changes_since": "since when the changes of its status are counted",
+    "changes_in_window": "changes of its status since changes_since; too many are flapping",
+}
 INTERNAL = (
     "id", "cluster", "epoch", "revision", "differs", "differs_since", "observed_not_before",
     "observed_not_after",
@@ -47,13 +61,22 @@ class Command(PlainCommand):
         if options["json"]:
             print_json(explained)
             return
-        recorded = explained["recorded"]
-        for field, value in (recorded | {"observed_at": recorded["observed_at"] or NEVER}).items():
-            if value not in (None, ""):
-                print(f"{field}: {value}")
-        for line in explained["why"]:
+        for line in (*_recorded(explained["recorded"]), *explained["why"]):
             print(line)
-        print_table(explained["history"], ("at", "field", "from", "to", "rule", "source", "job_id"))
+        history = [it | {"at": f"{it['at']:{TO_THE_SECOND}}"} for it in explained["history"]]
+        print_table(history, ("at", "field", "from", "to", "rule", "source", "job_id"))
+
+
+def _recorded(recorded: dict[str, Any]) -> Iterator[str]:
+    """Say what is recorded, and of what is no word of Ganeti's what it means."""
+    at = now_or_here()
+    for field, value in (recorded | {"observed_at": recorded["observed_at"] or NEVER}).items():
+        if value in (None, ""):
+            continue
+        if isinstance(value, datetime):
+            value = f"{value:{TO_THE_SECOND}}, {age(value, at)}"
+        meaning = f" ({MEANINGS[field]})" if field in MEANINGS else ""
+        yield f"{field}: {value}{meaning}"
 
 
 def _explained(instance: Instance) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """manage.py reconcile: a pass over clusters or instances, through the workers."""
 
 from argparse import ArgumentParser
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError
 
 from proj import health
 from proj.cli.base import PlainCommand
-from proj.cli.output import print_json, print_table, refuse
-from proj.cli.waiting import FAILED, wait_for
-from proj.clock import now
+from proj.cli.output import print_json, print_table, refuse, some_of
+from proj.cli.waiting import FAILED, is_seen_to, reason_for, wait_for
+from proj.clock import now, now_or_here
 from proj.inventory.models import Cluster, Request
 from proj.names import is_instance_name
 from proj.observation import Status
@@ -39,14 +41,14 @@ class Command(PlainCommand):
         if whole and not options["json"]:
             print(_how_long(whole))
         try:
-            closed = wait_for(requested, options["timeout"], quiet=options["json"])
+            closed = wait_for(requested, options["timeout"])
         except requests.Removed as error:
             raise CommandError(str(error), returncode=FAILED) from None
         reports = [shown.describe(request) for request in closed]
         if options["json"]:
             print_json({"passes": reports})
         else:
-            _show(reports)
+            _show(closed, reports)
         raise SystemExit(_exit_code(reports, plan=options["plan"]))
 
 
@@ -106,7 +108,7 @@ def _instance(text: str) -> tuple[Cluster, str]:
     return _cluster(cluster), name
 
 
-def _show(reports: list[dict[str, Any]]) -> None:
+def _show(requested: list[Request], reports: list[dict[str, Any]]) -> None:
     changes = [
         {"cluster": report["cluster"], **change}
         for report in reports
@@ -115,23 +117,37 @@ def _show(reports: list[dict[str, Any]]) -> None:
     if changes:
         columns = ("cluster", "instance", "field", "from", "to", "backend_status", "rule")
         print_table(changes, (*columns, "job_id"))
-    for report in reports:
-        print(f"{report['cluster']}: {_said(report)}")
-        for it in report["unconfirmed"]:
-            print(f"  not confirmed: {it['instance']}: {it['reason']}")
-        for finding in report["findings"]:
-            print(f"  {finding['instance']}: {finding['problem']}")
+    for request, report in zip(requested, reports, strict=True):
+        print(f"{report['cluster']}: {_said(report) if report['outcome'] else _open(request)}")
+        for names, reason in _grouped(report["unconfirmed"], "reason"):
+            print(f"  not confirmed: {names}: {reason}")
+        for names, problem in _grouped(report["findings"], "problem"):
+            print(f"  {names}: {problem}")
+
+
+def _grouped(told: list[dict[str, str]], by: str) -> Iterator[tuple[str, str]]:
+    """Yield what is said of instances, with the names of the first few of whom it is said."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for it in told:
+        names[it[by]].append(it["instance"])
+    for text, mine in names.items():
+        yield some_of(mine), text
 
 
 def _said(report: dict[str, Any]) -> str:
     """Return what a request came to, in a line; what was not confirmed stands below it."""
-    if not report["outcome"]:
-        return f"still {report['state']}: {next(health.problems(), 'is a worker running?')}"
     if report["kind"] == Request.Kind.PLAN and report["changes"]:
         return f"{len(report['changes'])} changes would be made; nothing was written"
     is_told_below = report["unconfirmed"] or not report["error"]
     error = "" if is_told_below else f": {report['error']}"
-    return f"{report['outcome']}, {report['queried']} queried{error}"
+    return f"{report['outcome']}, {report['queried']} confirmed by a job{error}"
+
+
+def _open(request: Request) -> str:
+    at = now_or_here()
+    if is_seen_to(request, at=at):
+        return f"still open: {reason_for(request, at=at)}"
+    return f"still open: {next(health.problems(), 'is a worker running?')}"
 
 
 def _exit_code(reports: list[dict[str, Any]], *, plan: bool) -> int:
