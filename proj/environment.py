@@ -6,6 +6,7 @@ import sys
 import warnings
 from contextlib import suppress
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
@@ -30,6 +31,14 @@ def wrong(text: str) -> NoReturn:
     """End the process: a setting has to be changed first."""
     print(text, file=sys.stderr)
     raise SystemExit(WRONG_SETTING)
+
+
+def package(name: str) -> Path:
+    """Return the folder of a package, without loading it."""
+    found = find_spec(name)
+    if found is None or found.origin is None:
+        wrong(f"the package {name} is not installed: run make setup")
+    return Path(found.origin).parent
 
 
 def folder(name: str, default: Path) -> Path:

@@ -9,6 +9,7 @@ from proj.environment import (
     folder,
     kept,
     number,
+    package,
     port,
     redis_url,
     seconds,
@@ -34,7 +35,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
-    "ninja",
     "proj.inventory",
     "proj.cli",
     "proj.dashboard",
@@ -50,10 +50,13 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "proj.urls"
+NINJA = package("ninja")
+"""Not an installed app: Django would load it, and pydantic, into every worker."""
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
+        "DIRS": [NINJA / "templates"],
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
@@ -68,6 +71,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
+STATICFILES_DIRS = [NINJA / "static"]
 # The few files there are come straight from the apps: there is nothing to collect.
 WHITENOISE_USE_FINDERS = True
 
