@@ -82,6 +82,22 @@ def exists(model: type[Model], **conditions: Any) -> bool:
         return cursor.fetchone() is not None
 
 
+def is_free(model: type[Model], **conditions: Any) -> bool:
+    """Return whether a row that meets the conditions is there, and nobody is at work on it.
+
+    Where the database has but one writer nobody can be.
+    """
+    where = _where(model, _shape_of(conditions))
+    skips = connection.features.has_select_for_update_skip_locked
+    with _cursor() as cursor:
+        cursor.execute(
+            f"SELECT 1 FROM {_quoted(model._meta.db_table)} WHERE {where} LIMIT 1"
+            + (" FOR UPDATE SKIP LOCKED" if skips else ""),
+            _adapted(model, conditions),
+        )
+        return cursor.fetchone() is not None
+
+
 def update(model: type[Model], values: Mapping[str, Any], **conditions: Any) -> int:
     """Set ``values`` in the rows that meet the conditions, and return how many do."""
     with _cursor() as cursor:

@@ -161,9 +161,9 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
         wanted = [it for it in wanted if (it.uuid or it.name) not in kept]  # guard
         with transaction.atomic():
             if wanted and held.lock():
-                questions.ask(cluster, wanted, Priority.SUSPECT, at=at)
                 # Who could not be asked for other reasons may be gone, which only a 404 proves.
-                questions.override(cluster, wanted, context.tuning, at=at)
+                each = timedelta(seconds=context.tuning.proof_within)
+                questions.ask(cluster, wanted, Priority.SUSPECT, at=at, override_each=each)
                 is_asked = True
 
     def spoil(sight: Sight, error: Exception) -> None:

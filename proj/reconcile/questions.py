@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from django.db import connection
-from django.db.models import Exists, F, Max, Model, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, Model, OuterRef, Q, QuerySet
 
 from proj.backend import JobState
 from proj.inventory import statements
@@ -44,14 +44,29 @@ class Wanted:
     """What lists say of one that is not recorded."""
 
 
-def ask(cluster: Cluster, instances: Iterable[Wanted], priority: Priority, *, at: datetime) -> None:
-    """Want evidence about instances; raises what is wanted already, and leaves its holder alone."""
-    Cluster.objects.filter(pk=cluster.pk, ask_failures=0).update(next_ask_at=at)
+def ask(
+    cluster: Cluster,
+    instances: Iterable[Wanted],
+    priority: Priority,
+    *,
+    at: datetime,
+    override_each: timedelta | None = None,
+) -> None:
+    """Want evidence about instances; raises what is wanted already, and leaves its holder alone.
+
+    Args:
+        cluster: whose.
+        instances: each with the moment that evidence is to be newer than.
+        priority: how urgent.
+        at: now.
+        override_each: those that back off are asked now, if they were not so within this time.
+    """
+    statements.update(Cluster, {"next_ask_at": at}, pk=cluster.pk, ask_failures=0)
     items = sorted({(it.uuid or "", it.name): it for it in instances}.items())
     for by_uuid in (True, False):
         mine = [it for _, it in items if bool(it.uuid) is by_uuid]
         if mine:
-            _upsert(cluster, mine, priority, at, by_uuid=by_uuid)
+            _upsert(cluster, mine, priority, at, override_each, by_uuid=by_uuid)
 
 
 def _upsert(
@@ -59,6 +74,7 @@ def _upsert(
     instances: Sequence[Wanted],
     priority: Priority,
     at: datetime,
+    override_each: timedelta | None,
     *,
     by_uuid: bool,
 ) -> None:
@@ -71,6 +87,18 @@ def _upsert(
     )  # fmt: skip
     listed = Question._meta.get_field("listed")
     moment = connection.ops.adapt_datetimefield_value
+    overrides, moments = "", []
+    if override_each is not None:
+        is_time = (
+            f"{table}.retry_at IS NOT NULL AND ({table}.overridden_at IS NULL"
+            f" OR {table}.overridden_at <= %s OR {table}.overridden_at > %s)"
+        )
+        overrides = (
+            f", overridden_at = CASE WHEN {is_time} THEN %s ELSE {table}.overridden_at END"
+            f", retry_at = CASE WHEN {is_time} THEN NULL ELSE {table}.retry_at END"
+        )
+        since, now = moment(at - override_each), moment(at)
+        moments = [since, now, now, since, now]
     with connection.cursor() as cursor:
         cursor.executemany(
             f"INSERT INTO {table} ({', '.join(columns)})"
@@ -79,12 +107,13 @@ def _upsert(
             f" priority = {least}({table}.priority, EXCLUDED.priority),"
             f" newer_than = {most}({table}.newer_than, EXCLUDED.newer_than),"
             " name = EXCLUDED.name,"
-            f" listed = COALESCE(EXCLUDED.listed, {table}.listed)",
+            f" listed = COALESCE(EXCLUDED.listed, {table}.listed){overrides}",
             [
                 (
                     cluster.pk, it.uuid, it.name, int(priority), cluster.epoch,
                     moment(at), moment(it.newer_than),
                     listed.get_db_prep_save(it.listed, connection), "", 0, "",
+                    *moments,
                 )
                 for it in instances
             ],
@@ -352,10 +381,11 @@ def _unasked(cluster: Cluster, policy: Policy) -> "QuerySet[Instance]":
 
 def _of_all(cluster: Cluster, mine: "QuerySet[Instance]", *, at: datetime) -> "QuerySet[Instance]":
     """Return those that ``--all`` wants confirmed, and that had no turn since."""
-    wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
-    since = wishes.filter(kind=Request.Kind.ALL).aggregate(it=Max("requested_at"))["it"]
-    if since is None:
+    kind, state = Request.Kind.ALL, Request.State.OPEN
+    wishes = statements.find_all(Request, cluster=cluster.pk, kind=kind, state=state)
+    if not wishes:
         return mine.none()
+    since = max(wish.requested_at for wish in wishes)
     unconfirmed = Q(confirmed_at=None) | Q(confirmed_at__lt=since)
     had_no_turn = Q(audited_at=None) | Q(audited_at__lt=since) | Q(audited_at__gt=at)
     return mine.filter(~Q(epoch=cluster.epoch) | (unconfirmed & had_no_turn)).order_by("pk")
@@ -381,21 +411,6 @@ def failed(question: Question, tuning: Tuning, error: str, *, at: datetime) -> N
         token="", claimed_at=None, job_id=None, answer=None,
         attempts=attempts, retry_at=at + wait, error=error[:500],
     )  # fmt: skip
-
-
-def override(
-    cluster: Cluster, instances: Iterable[Wanted], tuning: Tuning, *, at: datetime
-) -> None:
-    """Have questions that back off asked now, once in the time in which proof is promised."""
-    long_ago = at - timedelta(seconds=tuning.proof_within)
-    wanted = list(instances)
-    uuids = [it.uuid for it in wanted if it.uuid]
-    names = [it.name for it in wanted if not it.uuid]
-    mine = Question.objects.filter(
-        Q(uuid__in=uuids) | Q(uuid=None, name__in=names), cluster=cluster, retry_at__isnull=False
-    )
-    is_time = Q(overridden_at=None) | Q(overridden_at__lte=long_ago) | Q(overridden_at__gt=at)
-    mine.filter(is_time).update(retry_at=None, overridden_at=at)
 
 
 def begin_anew(cluster: Cluster, names: Iterable[str], *, at: datetime) -> None:

@@ -106,8 +106,8 @@ def request_instance(
         else:
             _join(joined, at)
         wanted = [Wanted(uuid, known, at)]
-        questions.ask(fresh, wanted, Priority.ON_DEMAND, at=at)
-        questions.override(fresh, wanted, tuning, at=at)
+        each = timedelta(seconds=tuning.proof_within)
+        questions.ask(fresh, wanted, Priority.ON_DEMAND, at=at, override_each=each)
     return joined
 
 

@@ -56,8 +56,8 @@ def settle(name: str, key: int, context: Context) -> Done:
         key: the question's; where it was settled already, nothing is done.
         context: how, and by which clock.
     """
-    if not statements.exists(Question, pk=key):
-        # As for most of a burst, by the cheapest statement.
+    if not statements.is_free(Question, pk=key):
+        # As for most of a burst, by the cheapest statement: another task has it, or had.
         return Done()
     question = statements.find(Question, "cluster", pk=key)
     if question is None or question.answer is None or question.cluster.name != name:
