@@ -14,6 +14,7 @@ _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. now + ARGV[2], '+inf')
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return false end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -25,6 +26,7 @@ return time
 def hold(cluster: str, limit: int) -> Iterator[Span]:
     """Hold one of the ``limit`` places of a cluster for the length of a request.
 
+    A place that ends later than any that is taken now was dated by another clock: it is free.
     Each exchange with the server tells its time too, which a request of its own would cost.
 
     Raises:

@@ -297,11 +297,14 @@ def _own(error: BackendError, backend: Backend) -> None:
 
 
 def _find(question: Question, backend: Backend, context: Context, done: Step) -> bool:
-    """Ask who answers to the name; nobody, or another, is evidence that the one asked is not."""
+    """Ask who answers to the name; nobody, or another, is evidence that the one asked is not.
+
+    One who has a uuid is not proven gone by a reply that has none.
+    """
     begun = context.now()
     found = backend.find(question.name)
     if found is not None and (
-        found.uuid == question.uuid if question.uuid else found.name == question.name
+        found.uuid in (question.uuid, None) if question.uuid else found.name == question.name
     ):
         return True
     interval = Interval(begun, context.now())

@@ -28,7 +28,7 @@ from proj.reconcile.decide import (
     decide,
 )
 from proj.reconcile.memo import Agreed
-from proj.reconcile.resolve import completes
+from proj.reconcile.resolve import completes, living_with_uuid
 
 CHUNK = 1000
 """Records whose rows are read at a time."""
@@ -180,9 +180,13 @@ def _compare_listed(
     known = {row.uuid: row for row in mine.filter(uuid__in=[it.uuid for it in seen if it.uuid])}
     nameless = mine.filter(uuid=None).exclude(status=Status.DELETED)
     unnamed = {row.name: row for row in nameless.filter(name__in=[it.instance for it in seen])}
+    has_uuid = living_with_uuid(cluster, seen)
     strangers = []
     for it in seen:
         row = (known.get(it.uuid) if it.uuid else None) or unnamed.get(it.instance)
+        if row is None and it.uuid is None and it.instance in has_uuid:
+            _cannot_read(found, it.instance, "its record has no uuid, and it is known by one")
+            continue
         if row is None:
             strangers.append(it)
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
@@ -37,24 +38,26 @@ def held_keys(cluster: Cluster) -> set[str]:
     return {entry.key for hold in waiting for entry in entries_of(hold)}
 
 
-def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> tuple[set[Entry], set[Entry]]:
-    """Return the changes that an operator has let through, and those that may pass still.
+def _approved(cluster: Cluster, tuning: Tuning, *, at: datetime) -> list[Hold]:
+    """Return the holds whose approval still lasts."""
+    since = at - timedelta(seconds=tuning.hold_for)
+    found = Hold.objects.filter(cluster=cluster, approved_at__lte=at)
+    return list(found.filter(approved_at__gt=since))  # guard: approved_at__gt
+
+
+def _passing(cluster: Cluster, approved: Iterable[Hold], *, at: datetime) -> set[Entry]:
+    """Return the changes that an operator has let through, and that may pass still.
 
     Those do of which lists have said so all the time: what was written, or was over, is another
     change where it comes again.
     """
-    since = at - timedelta(seconds=tuning.hold_for)
-    found = Hold.objects.filter(cluster=cluster, approved_at__lte=at)
-    found = found.filter(approved_at__gt=since)  # guard: approved_at__gt
-    granted: set[Entry] = set()
     passing: set[Entry] = set()
-    for hold in found:
+    for hold in approved:
         entries = entries_of(hold)
         begun = _said_since(cluster, entries, at=at)
-        granted |= set(entries)
         approved_at = hold.approved_at or at
         passing |= {it for it in entries if it.key in begun and begun[it.key] <= approved_at}
-    return granted, passing
+    return passing
 
 
 def _said_since(cluster: Cluster, entries: Sequence[Entry], *, at: datetime) -> dict[str, datetime]:
@@ -84,7 +87,8 @@ def weigh(
 
     The one place where the brake is put on, whatever evidence the changes rest on.
     """
-    granted, free = _approved(cluster, tuning, at=at)
+    approved = _approved(cluster, tuning, at=at)
+    free = _passing(cluster, approved, at=at)
     coming = {entry for entry in entries if entry not in free}
     if not coming:
         return "", set()
@@ -98,7 +102,7 @@ def weigh(
     )
     reason = brake.reason_to_hold(
         coming | waiting,
-        recent=_changed(cluster, at - RECENTLY, at) - granted,
+        recent=_changed(cluster, approved, at=at),
         known=known,
         limits=tuning.limits,
         is_list_empty=is_list_empty,
@@ -115,31 +119,27 @@ def renew(
     is_list_empty: bool,
 ) -> Hold | None:
     """Have what a look found held, or let go of what it did not find; the caller is the look."""
-    found: Hold | None = None
     # What waits is what this look found, and nothing that an earlier one did.
+    mine = Hold.objects.filter(cluster=cluster, current=True, approved_at=None)
+    waiting = set(mine.values_list("digest", flat=True))
     Hold.objects.filter(cluster=cluster, current=True).update(current=False)
     old = at - timedelta(seconds=tuning.hold_for)
     Hold.objects.filter(cluster=cluster, approved_at__lte=old).update(approved_at=None)
     reason, coming = weigh(cluster, entries, tuning, at=at, is_list_empty=is_list_empty)
-    if reason:
-        found, _ = Hold.objects.update_or_create(
-            cluster=cluster,
-            digest=brake.digest(coming),
-            defaults={
-                "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
-                "reason": reason,
-                "epoch": cluster.epoch,
-                "seen_at": at,
-                "current": True,
-            },
-            create_defaults={
-                "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
-                "reason": reason,
-                "epoch": cluster.epoch,
-                "since": at,
-                "seen_at": at,
-            },
-        )
+    if not reason:
+        return None
+    digest = brake.digest(coming)
+    values: dict[str, Any] = {
+        "entries": [[it.key, it.name, it.before, it.after] for it in sorted(coming)],
+        "reason": reason,
+        "epoch": cluster.epoch,
+        "seen_at": at,
+        "current": True,
+    }
+    if digest not in waiting:
+        # The same change as one that was approved, or was over, is another where it comes again.
+        values |= {"since": at, "approved_at": None}
+    found, _ = Hold.objects.update_or_create(cluster=cluster, digest=digest, defaults=values)
     return found
 
 
@@ -161,17 +161,29 @@ def approve(hold: Hold, tuning: Tuning, *, at: datetime) -> list[Entry]:
     return entries_of(hold)
 
 
-def _changed(cluster: Cluster, since: datetime, at: datetime) -> set[Entry]:
-    """Return what was recorded since then of what the brake counts."""
+def _changed(cluster: Cluster, approved: Sequence[Hold], *, at: datetime) -> set[Entry]:
+    """Return what was recorded of late of what the brake counts, and nobody has let through.
+
+    An approval lets through the first change of each entry that comes after it, and no other.
+    """
+    since = min([at - RECENTLY, *(hold.approved_at or at for hold in approved)])
     changed = (
         Transition.objects.filter(
             instance__cluster=cluster, field="status", at__gt=since, at__lte=at
         )
         .filter(after__in=[Status.DELETED.value, Status.STOPPED.value])
-        .order_by()
-        .values_list("instance__uuid", "instance__name", "before", "after")
+        .order_by("pk")
+        .values_list("instance__uuid", "instance__name", "before", "after", "at")
     )
-    found: Iterable[Entry] = (
-        Entry(uuid or name, name, str(before), str(after)) for uuid, name, before, after in changed
-    )
-    return {entry for entry in found if brake.is_braked(entry.before, entry.after)}
+    granted = {
+        (entry, hold.pk): hold.approved_at or at for hold in approved for entry in entries_of(hold)
+    }
+    found = set()
+    for uuid, name, before, after, changed_at in changed:
+        entry = Entry(uuid or name, name, str(before), str(after))
+        mine = [key for key, begun in granted.items() if key[0] == entry and begun <= changed_at]
+        for key in mine:
+            del granted[key]
+        if not mine and changed_at > at - RECENTLY and brake.is_braked(entry.before, entry.after):
+            found.add(entry)
+    return found

@@ -58,17 +58,19 @@ class Mirror:
             cluster=self._cluster, job_id=seen.job_id, epoch=self._cluster.epoch,
             state=JobState.QUEUED.value, names=[], uuids=[],
             seen_first=self._reading.interval.not_after,
-            unstarted_at=self._unstarted(),
+            unstarted_at=self._unstarted(seen.job_id),
         )  # fmt: skip
         self._jobs[seen.job_id] = row
         return row
 
-    def _unstarted(self) -> datetime | None:
+    def _unstarted(self, job_id: int) -> datetime | None:
         """Return when a job that is new was known not to have begun: it was not there yet.
 
-        Unless it may have been one of those that could not be read.
+        Unless the last reading did not ask for it, as the place in the queue was beyond it, or it
+        may have been one of those that could not be read.
         """
-        if self._before is None:
+        after = self._cluster.feed_after
+        if self._before is None or after is None or job_id <= after:  # guard
             return None
         if self._cluster.unreadable_jobs:  # guard
             return None

@@ -34,7 +34,7 @@ from proj.reconcile.decide import (
     decide,
     trail,
 )
-from proj.reconcile.resolve import completes, is_announced, name_row
+from proj.reconcile.resolve import completes, is_announced, living_with_uuid, name_row
 from proj.reconcile.rows import OLDEST
 from proj.reconcile.settings import Tuning
 
@@ -177,6 +177,8 @@ class _Rows:
         self._by_name: dict[str, Instance] = {}
         """Of those that have no uuid."""
         self._new: list[_Draft] = []
+        seen = [it.seen.seen for it in items if isinstance(it.seen, Listed | Answer)]
+        self._has_uuid = living_with_uuid(cluster, seen)
         for row in _of(cluster, uuids - {None}, names):
             if row.uuid:
                 self._by_uuid[row.uuid] = row
@@ -192,7 +194,9 @@ class _Rows:
         asked = self.find(item.uuid, item.name)
         if not isinstance(item.seen, Listed | Answer):
             return [(asked, item.seen)]
-        if item.seen.seen.uuid is None and asked is not None and asked.uuid is not None:  # guard
+        if item.seen.seen.uuid is None and (  # guard
+            item.seen.seen.instance in self._has_uuid or (asked is not None and asked.uuid)
+        ):
             # Evidence without a uuid convicts nobody who has one.
             return []
         answering = self.find(item.seen.seen.uuid, item.seen.seen.instance)

@@ -1,7 +1,9 @@
 """Whom a name means: one function for everybody who has only a name."""
 
+from collections.abc import Iterable
+
 from proj.inventory.models import Cluster, Instance, Request
-from proj.observation import Status
+from proj.observation import Observation, Status
 
 
 def resolve(cluster: Cluster, name: str) -> Instance | None:
@@ -15,6 +17,15 @@ def resolve_to_read(cluster: Cluster, name: str) -> Instance | None:
     """Return the living instance of this name, else the newest of those that are gone."""
     gone = Instance.objects.filter(cluster=cluster, status=Status.DELETED, name=name)
     return resolve(cluster, name) or gone.order_by("-pk").first()
+
+
+def living_with_uuid(cluster: Cluster, seen: Iterable[Observation]) -> set[str]:
+    """Return the names, of those in evidence that tells no uuid, whose living rows have one."""
+    names = [it.instance for it in seen if it.uuid is None]
+    if not names:
+        return set()
+    mine = Instance.objects.filter(cluster=cluster, name__in=names).exclude(uuid=None)
+    return set(mine.exclude(status=Status.DELETED).values_list("name", flat=True))
 
 
 def is_announced(row: Instance) -> bool:
