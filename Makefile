@@ -9,6 +9,8 @@ ON_BOTH := tests/scenes/test_scenes.py tests/scenes/test_promises.py tests/world
 ON_SQLITE := tests/chain/test_simulated.py tests/api/test_chain.py tests/cli tests/dashboard \
   tests/test_setup.py tests/test_environment.py
 EXPLORED := tests/world
+# What is the same on any version of Ganeti.
+ON_REAL := tests/contract tests/chain/test_real_scenes.py
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,7 +33,8 @@ test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganet
 bench: setup ## Measure all, as ratios, to bench/results.json and a table (BENCH="looks rest")
 	@$(BIN)/python -m bench $(BENCH)
 
-nightly: setup ## Take out each guard; explore 5,000 histories and all of each pair of turns
+nightly: setup ## A second Ganeti; take out each guard; explore 5,000 histories and all pairs of turns
+	TEST_GANETI=3.1 $(BIN)/pytest -q --database=postgres -m ganeti $(ON_REAL)
 	$(BIN)/pytest -q -n 2 --database=postgres tests/reconcile tests/scenes
 	$(BIN)/python -m tests.guards
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)

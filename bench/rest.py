@@ -29,7 +29,7 @@ EACH_HOUSE = 10
 STATED: Mapping[str, float] = {
     # One look each 54 to 60 s, one reading each 2 s, as beat comes each second, and two requests
     # more with each tenth; the audit asks each instance once, with a poll or two.
-    "messages": HOURS * (67 + 1800) + 4 * INSTANCES,
+    "messages": HOURS * (67 + 1800 + 67) + 3 * INSTANCES,
     "requests": HOURS * (67 + 1800 * 1.1) + 3 * INSTANCES,
     "jobs": INSTANCES,
 }

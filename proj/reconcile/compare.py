@@ -100,7 +100,7 @@ def compare(
             found.agreed.add(known)
         else:
             unsure.append(place)
-    marks = {key: mark for key, (_, mark) in places.items()}
+    marks = {key: mark for key, (_, mark) in places.items()} if unsure else {}
     listed = set(places)
     for chunk in chunks(unsure, CHUNK):
         seen = []
