@@ -14,7 +14,7 @@ _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. now + ARGV[2], '+inf')
+redis.call('ZREMRANGEBYSCORE', KEYS[1], math.ceil(now + ARGV[2]) + 1, '+inf')
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return false end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[2])

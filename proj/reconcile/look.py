@@ -148,7 +148,7 @@ def _keep(held: Turn, seen: Look, found: Comparison, policy: Policy, context: Co
             if not held.lock():  # guard
                 return False
             hold = holds.renew(
-                cluster, entries, context.tuning, at=at, is_list_empty=seen.size == 0
+                cluster, entries, context.tuning, at=context.now(), is_list_empty=seen.size == 0
             )
         kept = set() if hold is None else {entry.key for entry in holds.entries_of(hold)}
 
