@@ -67,8 +67,8 @@ class Comparison:
     """The whole body came, and every record could be read, none twice."""
     tells_who: bool = True
     """Every record says whom it is about, if no more: who is in none of them is missing."""
-    undecided: int = 0
-    """Instances that this list is too old, or too early, to judge."""
+    undecided: set[str] = field(default_factory=set)
+    """Names of those that this list is too old, or too early, to judge."""
     renamed: dict[str, str] = field(default_factory=dict)
     """Announced name -> the full one by which the list has it."""
 
@@ -202,7 +202,7 @@ def _compare_listed(
         ):
             found.agreed.add(hash((key, marks[key], living[key])))
         else:
-            found.undecided += 1
+            found.undecided.add(row.name)
     if strangers:
         _compare_strangers(strangers, nameless, policy, found, listed)
 
@@ -247,7 +247,7 @@ def _compare_missing(
             sight = Sight(Unlisted(look.interval), decision, row.uuid, row.name, recorded)
             found.news.append(sight)
         elif decision.rule is Rule.STALE:
-            found.undecided += 1
+            found.undecided.add(row.name)
 
 
 def _entry(sight: Sight) -> Entry | None:

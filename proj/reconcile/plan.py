@@ -9,6 +9,7 @@ from proj.observation import Status, to_json
 from proj.reconcile.compare import Comparison, Sight, compare
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Action, Change, Listed, Rule, changes_to, told_by
+from proj.reconcile.resolve import resolve
 
 SOURCE = "plan"
 
@@ -41,12 +42,30 @@ def plan(name: str, context: Context) -> None:
 def _answer(request: Request, look: Look, found: Comparison, *, at: datetime) -> None:
     sights = [it for it in found.news if not request.name or _is_about(it, request)]
     changes = [change for sight in sights for change in planned(sight)]
-    outcome = Request.Outcome.RECONCILED if changes else Request.Outcome.IN_SYNC
-    error = "" if found.tells_who else "the list is incomplete: who is missing cannot be told"
+    error = _cannot_tell(request, found)
+    outcome = Request.Outcome.FAILED if error else Request.Outcome.IN_SYNC
+    if changes:
+        outcome = Request.Outcome.RECONCILED
     _close(
         request, outcome, at=at, error=error,
         listed=look.size, suspects=len({change["instance"] for change in changes}), planned=changes,
     )  # fmt: skip
+
+
+def _cannot_tell(request: Request, found: Comparison) -> str:
+    """Say what this list leaves open of what was asked; nothing where it tells all of it."""
+    if not found.tells_who:
+        return "the list is incomplete: who is missing cannot be told"
+    unread = {str(it["instance"]) for it in found.findings} if not found.is_complete else set()
+    unclear = sorted(unread | found.undecided)
+    if not request.name:
+        return f"the list does not tell of {unclear[0]}: ask again" if unclear else ""
+    if request.name in unclear:
+        return f"the list does not tell of {request.name}: ask again"
+    is_known = resolve(request.cluster, request.name) is not None
+    if not is_known and not any(_is_about(it, request) for it in found.news):
+        return f"neither Ganeti nor the database knows {request.name}"
+    return ""
 
 
 def _is_about(sight: Sight, request: Request) -> bool:

@@ -85,7 +85,6 @@ def test_an_approval_while_a_list_is_compared_is_not_lost(make_scene, monkeypatc
     assert scene.state("vm0") == "STOPPED ADMIN_down"
 
 
-@still_open
 @pytest.mark.parametrize("named", [True, False])
 def test_a_plan_says_not_in_sync_of_what_it_cannot_read(scene: Scene, named) -> None:
     from proj.reconcile import requests
@@ -107,7 +106,6 @@ def test_a_plan_says_not_in_sync_of_what_it_cannot_read(scene: Scene, named) -> 
     assert plan.error or plan.outcome == "failed"
 
 
-@still_open
 def test_a_plan_of_nobody_is_not_in_sync(scene: Scene) -> None:
     from proj.reconcile import requests
 
@@ -227,7 +225,6 @@ def test_all_while_nobody_settles_is_seen_in_health(scene: Scene, monkeypatch) -
     assert found
 
 
-@still_open
 def test_a_plan_says_not_in_sync_of_what_it_could_not_judge(scene: Scene) -> None:
     """A job on vm1 ends, and is seen to end, while the list of the plan is under way."""
     job = scene.world.begin("ACTIVATE_DISKS", "vm1", seconds=500)
