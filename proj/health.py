@@ -69,6 +69,8 @@ def _broken_promises(at: datetime) -> Iterator[str]:
         if cluster.ask_failures:
             why = f"cannot be asked: {_error(cluster)}"
         yield f"{cluster.name}: questions wait, and {why}"
+    for cluster in _with_answers_since(at - bound):
+        yield f"{cluster.name}: answers wait to be settled: does the worker `reconcile` run?"
     late = Instance.objects.filter(
         Q(differs_since__lt=at - 2 * bound) | Q(missing_first__lt=at - 2 * bound),
         cluster__paused=False, cluster__failures=0, cluster__follow_failures=0,
@@ -112,6 +114,18 @@ def _with_questions_since(since: datetime) -> "QuerySet[Cluster]":
         cluster=OuterRef("pk"), token="", epoch=OuterRef("epoch"), wanted_since__lt=since,
     )  # fmt: skip
     return Cluster.objects.filter(Exists(waiting), paused=False, failures=0, follow_failures=0)
+
+
+def _with_answers_since(since: datetime) -> "QuerySet[Cluster]":
+    """Return the clusters where an answer waits to a question that is as old as this."""
+    waiting = Question.objects.filter(
+        cluster=OuterRef("pk"),
+        answer__isnull=False,
+        epoch=OuterRef("epoch"),
+        wanted_since__lt=since,
+    )
+    settled = Q(settled_at=None) | Q(settled_at__lt=since)
+    return Cluster.objects.filter(settled, Exists(waiting), paused=False)
 
 
 def _was_not_asked_since(since: datetime) -> Q:

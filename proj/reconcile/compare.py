@@ -102,6 +102,7 @@ def compare(
             unsure.append(place)
     marks = {key: mark for key, (_, mark) in places.items()} if unsure else {}
     listed = set(places)
+    strangers: list[Observation] = []
     for chunk in chunks(unsure, CHUNK):
         seen = []
         for record in look.read(chunk):
@@ -111,7 +112,9 @@ def compare(
                 listed |= {record.uuid or "", record.instance or ""}
             else:
                 seen.append(record)
-        _compare_listed(cluster, seen, policy, found, marks, living, listed, at=at)
+        strangers += _compare_listed(cluster, seen, policy, found, marks, living, listed, at=at)
+    if strangers:
+        _compare_strangers(cluster, strangers, policy, found, listed)
     if found.tells_who:
         missing = [key for key in living if key not in listed]
         for chunk in chunks(missing, CHUNK):
@@ -175,7 +178,8 @@ def _compare_listed(
     listed: set[str],
     *,
     at: datetime,
-) -> None:
+) -> list[Observation]:
+    """Decide for those that are recorded; returns those that are not."""
     mine = Instance.objects.filter(cluster=cluster).order_by()
     known = {row.uuid: row for row in mine.filter(uuid__in=[it.uuid for it in seen if it.uuid])}
     nameless = mine.filter(uuid=None).exclude(status=Status.DELETED)
@@ -203,19 +207,19 @@ def _compare_listed(
             found.agreed.add(hash((key, marks[key], living[key])))
         else:
             found.undecided.add(row.name)
-    if strangers:
-        _compare_strangers(strangers, nameless, policy, found, listed)
+    return strangers
 
 
 def _compare_strangers(
+    cluster: Cluster,
     strangers: Sequence[Observation],
-    nameless: Any,
     policy: Policy,
     found: Comparison,
     listed: set[str],
 ) -> None:
     """An announced creation is the single unrecorded one whose name its own begins."""
-    announced = list(nameless.filter(backend_status="", status=Status.BUILD))
+    mine = Instance.objects.filter(cluster=cluster, uuid=None).order_by()
+    announced = list(mine.filter(backend_status="", status=Status.BUILD))
     for row in announced:
         fitting = [it for it in strangers if completes(it.instance, row.name)]
         if len(fitting) == 1 and fitting[0].instance not in found.renamed.values():

@@ -148,7 +148,6 @@ def test_a_query_of_several_opcodes_that_waits_again_is_no_evidence_of_now(scene
     assert not bad
 
 
-@still_open
 def test_health_is_not_green_while_nobody_settles(scene: Scene, monkeypatch) -> None:
     from proj import health
 
@@ -164,7 +163,6 @@ def test_health_is_not_green_while_nobody_settles(scene: Scene, monkeypatch) -> 
     assert found
 
 
-@still_open
 def test_one_announced_that_two_strangers_fit_is_neither(make_scene, monkeypatch) -> None:
     monkeypatch.setattr(comparing, "CHUNK", 1)
     scene = make_scene("web")
@@ -210,7 +208,6 @@ def test_a_wish_is_not_done_by_a_404_from_before_it(scene: Scene) -> None:
     assert request.outcome not in ("in_sync", "reconciled")
 
 
-@still_open
 def test_all_while_nobody_settles_is_seen_in_health(scene: Scene, monkeypatch) -> None:
     from proj import health
 
