@@ -25,9 +25,9 @@ demo: setup ## Watch drift being mended on simulated clusters; Ctrl-C stops it (
 test: setup ## Run every test, on SQLite and on PostgreSQL, real Redis and Ganeti included
 	@trap 'deploy/lab/lab down --dir var/test-lab 2>/dev/null || true' EXIT INT TERM; \
 	  export TEST_LAB=var/test-lab; \
-	  $(BIN)/pytest -q -n 2 --database=sqlite $(ALONE) && \
+	  $(BIN)/pytest -q -n 2 --dist worksteal --database=sqlite $(ALONE) && \
 	  $(BIN)/pytest -q --database=sqlite -m "not ganeti" $(ALONE:%=--ignore=%) && \
-	  $(BIN)/pytest -q -n 2 --database=postgres $(ON_BOTH) && \
+	  $(BIN)/pytest -q -n 2 --dist worksteal --database=postgres $(ON_BOTH) && \
 	  $(BIN)/pytest -q --database=postgres $(ALONE:%=--ignore=%) $(ON_SQLITE:%=--ignore=%)
 
 bench: setup ## Measure all, as ratios, to bench/results.json and a table (BENCH="looks rest")
@@ -35,7 +35,7 @@ bench: setup ## Measure all, as ratios, to bench/results.json and a table (BENCH
 
 nightly: setup ## A second Ganeti; take out each guard; explore 5,000 histories and all pairs of turns
 	TEST_GANETI=3.1 $(BIN)/pytest -q --database=postgres -m ganeti $(ON_REAL)
-	$(BIN)/pytest -q -n 2 --database=postgres tests/reconcile tests/scenes
+	$(BIN)/pytest -q -n 2 --dist worksteal --database=postgres tests/reconcile tests/scenes
 	$(BIN)/python -m tests.guards
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=sqlite $(EXPLORED)
 	HISTORIES=5000 PAIRS=1 $(BIN)/pytest -q --timeout=36000 --database=postgres $(EXPLORED)

@@ -101,7 +101,7 @@ class QueuedJob:
     work: tuple[Work, ...] = ()
     """The instances that it changes; one that is renamed is named by both names."""
     is_query: bool = False
-    """It reads instances, and its result tells what it read."""
+    """It reads instances, all at once, and its result tells what it read."""
     is_ours: bool = False
     """It bears our label."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 from django.conf import settings
 from django.db import Error, connection
@@ -20,9 +21,9 @@ PERIODS = 5
 """A cluster's turn may be late by so many periods before beat is taken for dead."""
 FAILURES = 7
 """So many readings in a row that failed, and were backed off from, take more than a minute."""
-EXAMINED = 1000
+PAGE = 1000
 NAMED = 5
-"""Instances that are late: so many are looked at, and so many named."""
+"""Instances that are late: so many are looked at together, and so many named."""
 
 
 def problems() -> Iterator[str]:
@@ -53,34 +54,53 @@ def problems() -> Iterator[str]:
 
 def _broken_promises(at: datetime) -> Iterator[str]:
     """Yield a line for each cluster whose changes may be recorded later than is promised."""
-    bound = tuning().bound
-    for cluster in Cluster.objects.filter(paused=False):
+    bound, unreadable = tuning().bound, []
+    clusters = Cluster.objects.filter(paused=False).annotate(
+        has_questions=Exists(_questions_since(at - bound)),
+        has_answers=Exists(_answers_since(at - bound)),
+    )
+    for cluster in clusters:
         is_unlisted = cluster.listed_at is not None and cluster.listed_at < at - bound
         if cluster.failures >= FAILURES or is_unlisted:
             why = _error(cluster) or "its looks do not end: see the log of the worker `ganeti`"
             yield f"{cluster.name}: its instances cannot be listed: {why}"
+            unreadable.append(cluster.pk)
         elif _is_list_incomplete(cluster, at - bound):
             yield f"{cluster.name}: no complete list since long: {_finding(cluster)}"
         if _is_queue_unread(cluster, at):
             yield f"{cluster.name}: its job queue could not be read: no bound holds for changes"
-    unasked = _was_not_asked_since(at - bound) | Q(ask_failures__gt=0)
-    for cluster in _with_questions_since(at - bound).filter(unasked):
-        why = "nobody asks them: does the worker `ganeti` run?"
-        if cluster.ask_failures:
-            why = f"cannot be asked: {_error(cluster)}"
-        yield f"{cluster.name}: questions wait, and {why}"
-    for cluster in _with_answers_since(at - bound):
-        yield f"{cluster.name}: answers wait to be settled: does the worker `reconcile` run?"
+            unreadable.append(cluster.pk)
+        if cluster.has_questions and cluster.ask_failures:
+            yield f"{cluster.name}: questions wait, and cannot be asked: {_error(cluster)}"
+        elif cluster.has_questions and not _is_later(
+            at - bound, cluster.asked_at, cluster.next_ask_at
+        ):
+            why = "nobody asks them: does the worker `ganeti` run?"
+            yield f"{cluster.name}: questions wait, and {why}"
+        if cluster.has_answers and not _is_later(at - bound, cluster.settled_at):
+            why = "does the worker `reconcile` run?"
+            yield f"{cluster.name}: answers wait to be settled: {why}"
     late = Instance.objects.filter(
         Q(differs_since__lt=at - 2 * bound) | Q(missing_first__lt=at - 2 * bound),
-        cluster__paused=False, cluster__failures=0, cluster__follow_failures=0,
-        epoch=F("cluster__epoch"),
-    )  # fmt: skip
-    late = late.filter(rows.LIVES_OR_RETURNS)
-    found = list(late.select_related("cluster").order_by("pk")[:EXAMINED])
-    for row in [it for it in found if it not in _excused(found, at)][:NAMED]:
+        rows.LIVES_OR_RETURNS, cluster__paused=False, epoch=F("cluster__epoch"),
+    ).exclude(cluster__in=unreadable)  # fmt: skip
+    for row in islice(_unexcused(late, at), NAMED):
         since = min(filter(None, (row.differs_since, row.missing_first)))
         yield f"{row}: what lists say since {since:%H:%M:%S} is not recorded yet"
+
+
+def _unexcused(late: "QuerySet[Instance]", at: datetime) -> Iterator[Instance]:
+    """Yield those that do not wait by right, a page at a time."""
+    last = 0
+    while page := list(late.filter(pk__gt=last).select_related("cluster").order_by("pk")[:PAGE]):
+        excused = _excused(page, at)
+        yield from (row for row in page if row not in excused)
+        last = page[-1].pk
+
+
+def _is_later(than: datetime, *moments: datetime | None) -> bool:
+    """Whether any of these moments is no earlier."""
+    return any(moment is not None and moment >= than for moment in moments)
 
 
 def _is_queue_unread(cluster: Cluster, at: datetime) -> bool:
@@ -107,30 +127,22 @@ def _finding(cluster: Cluster) -> str:
     return f"{first.get('instance')}: {first.get('problem')}"
 
 
-def _with_questions_since(since: datetime) -> "QuerySet[Cluster]":
-    """Return the clusters of which somebody may be asked about, and has waited since then."""
-    waiting = Question.objects.filter(
+def _questions_since(since: datetime) -> "QuerySet[Question]":
+    """Return a cluster's questions that might be asked, and have waited since then."""
+    return Question.objects.filter(
         Q(retry_at=None) | Q(retry_at__lt=since),
         cluster=OuterRef("pk"), token="", epoch=OuterRef("epoch"), wanted_since__lt=since,
     )  # fmt: skip
-    return Cluster.objects.filter(Exists(waiting), paused=False, failures=0, follow_failures=0)
 
 
-def _with_answers_since(since: datetime) -> "QuerySet[Cluster]":
-    """Return the clusters where an answer waits to a question that is as old as this."""
-    waiting = Question.objects.filter(
+def _answers_since(since: datetime) -> "QuerySet[Question]":
+    """Return a cluster's answers that wait to be settled, to questions that are as old as this."""
+    return Question.objects.filter(
         cluster=OuterRef("pk"),
         answer__isnull=False,
         epoch=OuterRef("epoch"),
         wanted_since__lt=since,
     )
-    settled = Q(settled_at=None) | Q(settled_at__lt=since)
-    return Cluster.objects.filter(settled, Exists(waiting), paused=False)
-
-
-def _was_not_asked_since(since: datetime) -> Q:
-    is_overdue = Q(next_ask_at=None) | Q(next_ask_at__lt=since)
-    return is_overdue & (Q(asked_at=None) | Q(asked_at__lt=since)) & Q(ask_failures=0)
 
 
 def _excused(found: Sequence[Instance], at: datetime) -> set[Instance]:

@@ -21,5 +21,9 @@ def reconcile_instance(*, cluster: str, instance: str, question: int) -> None:
     ``cluster`` and ``instance`` name the work for those who watch; the row ``question`` rules.
     """
     done = settle.settle(cluster, question, context())
+    if done.waiting is not None:
+        reconcile_instance.delay(
+            cluster=cluster, instance=done.waiting.name, question=done.waiting.pk
+        )
     if done.ask:
         current_app.send_task("tasks.query.issue_jobs", kwargs={"cluster": cluster})

@@ -79,7 +79,7 @@ def reason_for(request: Request, *, at: datetime) -> str:
         return "nobody sees to it: do beat and the workers run?"
     if request.kind == Request.Kind.INSTANCE:
         left = View(cluster, policy_of(cluster), tuning(), at).left_of(request)
-        return left[0].reason if left else "it is confirmed"
+        return left.named[0].reason if left.named else "it is confirmed"
     if request.scoped_at is None:
         return "it has not been listed yet"
     return "; ".join(_what_is_left(request, at))
@@ -114,7 +114,7 @@ def _what_is_left(request: Request, at: datetime) -> Iterator[str]:
         yield "instances are being confirmed"
         return
     left = View(cluster, policy_of(cluster), tuning(), at).left_of(request)
-    others = [it for it in left if not it.is_held]
+    others = left.others
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         yield f"{others[0].instance}: {others[0].reason}{more}"

@@ -111,7 +111,8 @@ def _queued_job(row: Any) -> QueuedJob:
         job_id=job_id_of(values["id"]),
         state=_STATES[values["status"]],
         work=tuple(dict.fromkeys(works)),
-        is_query=bool(opcodes) and all(opcode["OP_ID"] == QUERY for opcode in opcodes),
+        # One of several is `waiting` again between them: nobody knows when each of them read.
+        is_query=len(opcodes) == 1 and opcodes[0]["OP_ID"] == QUERY,
         is_ours=any(_bears_our_label(opcode) for opcode in opcodes),
     )
 

@@ -15,10 +15,11 @@ from django.db.models import Count, Max, Min, Q
 
 from proj.backend import Backend, BackendError, Busy, JobReport, JobState, Misconfigured, Verdict
 from proj.inventory import statements
-from proj.inventory.models import Cluster, Instance, Job, Question, Request
+from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Interval
 from proj.reconcile import questions, requests, turns
 from proj.reconcile.context import Context, backoff
+from proj.reconcile.questions import Wanted
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn
 
@@ -63,7 +64,12 @@ def issue(name: str, context: Context) -> Step:
     if held is not None:
         return _advance(held, context)
     done = Step([])
-    if not cluster.is_failing and not _is_backing_off(cluster, tuning, at=at):
+    answers = Question.objects.filter(cluster=cluster, answer__isnull=False)
+    if (
+        not cluster.is_failing
+        and not _is_backing_off(cluster, tuning, at=at)
+        and answers.count() < MOST_ANSWERS
+    ):
         # The chain that is alive meets the same error, and says so.
         with suppress(BackendError):
             _submit(cluster, context.connect(cluster), context, done)
@@ -92,6 +98,9 @@ def due(tuning: Tuning, *, at: datetime) -> list[str]:
 NOTED_WITHIN = timedelta(seconds=1)
 """Jobs that are submitted in so short a time are noted together."""
 
+MOST_ANSWERS = 500
+"""While so many answers of a cluster wait to be settled, nothing more is issued."""
+
 BLOCKED = timedelta(seconds=5)
 """When to try again what may not go yet: a job works on it, or all seats are taken."""
 
@@ -107,13 +116,13 @@ def _advance(held: Turn, context: Context) -> Step:
         turns.release(held)
         return done
     try:
-        flying = _recover(cluster, context, done)
+        flying, answers = _recover(cluster, context, done)
         backend = context.connect(cluster)
         if cluster.is_failing:
             backend.version()
         still = _poll(cluster, flying, backend, context, done)
         is_full = len(still) >= cluster.max_in_flight
-        if not is_full:
+        if not is_full and answers < MOST_ANSWERS:
             _submit(cluster, backend, context, done)
     except BackendError as error:
         _failed(held, error, tuning, at=context.now())
@@ -133,26 +142,28 @@ def _advance(held: Turn, context: Context) -> Step:
     return done
 
 
-def _recover(cluster: Cluster, context: Context, done: Step) -> dict[int, Question]:
+def _recover(cluster: Cluster, context: Context, done: Step) -> tuple[dict[int, Question], int]:
     """Take up what a worker left that died: a claim without a job, an answer not settled.
 
     Returns:
-        The questions that are in flight, by their jobs.
+        The questions that are in flight, by their jobs; and how many answers wait to be settled.
     """
     at, tuning = context.now(), context.tuning
-    flying, lost = {}, []
+    flying, lost, answers = {}, [], 0
     for question in Question.objects.filter(cluster=cluster).exclude(token=""):
         if question.answer is not None:
+            answers += 1
             if _is_late(question, tuning.answer_timeout, at):
                 lost.append(question)
         elif question.job_id is not None and _is_dated(question, at):
             flying[question.job_id] = question
         elif _is_late(question, tuning.submit_timeout, at):
             questions.failed(question, tuning, "lost with its worker", at=at)
-    done.answered += [Answered(it.pk, it.name) for it in lost]
+    # One message: who takes it settles the others too, and while nobody does none pile up.
+    done.answered += [Answered(it.pk, it.name) for it in lost[:1]]
     mine = Question.objects.filter(pk__in=[it.pk for it in lost])
     mine.filter(answer__isnull=False).update(claimed_at=at)  # guard: answer__isnull
-    return flying
+    return flying, answers
 
 
 def _is_late(question: Question, seconds: float, at: datetime) -> bool:
@@ -307,6 +318,10 @@ def _find(question: Question, backend: Backend, context: Context, done: Step) ->
         found.uuid in (question.uuid, None) if question.uuid else found.name == question.name
     ):
         return True
+    if found is not None and found.uuid and context.policy_of(question.cluster).adopt:
+        # First the one who has the name now: else a wish for it might end as if it were nobody's.
+        successor = Wanted(found.uuid, found.name, begun)
+        questions.ask(question.cluster, [successor], Priority.SUSPECT, at=begun)
     interval = Interval(begun, context.now())
     _keep([(question, {"absent": interval.to_json()})], context, done)
     return False

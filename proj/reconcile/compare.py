@@ -182,12 +182,12 @@ def _compare_listed(
     """Decide for those that are recorded; returns those that are not."""
     mine = Instance.objects.filter(cluster=cluster).order_by()
     known = {row.uuid: row for row in mine.filter(uuid__in=[it.uuid for it in seen if it.uuid])}
-    nameless = mine.filter(uuid=None).exclude(status=Status.DELETED)
-    unnamed = {row.name: row for row in nameless.filter(name__in=[it.instance for it in seen])}
+    named = mine.filter(rows.HAS_NO_LASTING_UUID, name__in=[it.instance for it in seen])
+    by_name = {row.name: row for row in named if row.uuid not in listed}
     has_uuid = living_with_uuid(cluster, seen)
     strangers = []
     for it in seen:
-        row = (known.get(it.uuid) if it.uuid else None) or unnamed.get(it.instance)
+        row = (known.get(it.uuid) if it.uuid else None) or by_name.get(it.instance)
         if row is None and it.uuid is None and it.instance in has_uuid:
             _cannot_read(found, it.instance, "its record has no uuid, and it is known by one")
             continue
@@ -198,7 +198,7 @@ def _compare_listed(
         recorded = rows.recorded_of(row, cluster, at=at)
         decision = decide(recorded, Listed(it), policy)
         key = it.uuid or it.instance
-        takes_uuid = row.uuid is None and it.uuid is not None
+        takes_uuid = it.uuid is not None and row.uuid != it.uuid
         if takes_uuid or decision.action is Action.ASK or decision.memory is not None:
             found.news.append(Sight(Listed(it), decision, it.uuid, it.instance, recorded))
         elif (

@@ -62,10 +62,18 @@ class Difference:
     """When the first of them was that no job on the instance has ended since."""
     last: Interval
     """Of the last one."""
+    status_since: datetime | None = None
+    """When the first of all the lists in a row that say this status was asked for, whatever their
+    word for it; None where that is ``since``."""
     acquittals: int = 0
     """How often a job has contradicted it."""
     asleep_until: datetime | None = None
     """A disagreement that lasts is asked about rarer, but within the time of a proof."""
+
+    @property
+    def status_begun(self) -> datetime:
+        """When the lists in a row began that say this status."""
+        return self.status_since or self.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +351,7 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
         return Decision(Action.RECORD, Rule.FIRST_TOLD, changes_to(recorded, found), NOTHING_KEPT)
     kept = recorded.memory.differs
     differs = {
-        name: _continued(kept.get(name), value, seen.interval, recorded.stale_before)
+        name: _continued(name, kept.get(name), value, seen.interval, recorded.stale_before)
         for name, value in found.items()
     }
     memory = Memory(differs)
@@ -353,14 +361,24 @@ def _on_list(recorded: Recorded | None, seen: Observation, policy: Policy) -> De
 
 
 def _continued(
-    kept: Difference | None, value: Any, interval: Interval, stale_before: datetime | None
+    name: str,
+    kept: Difference | None,
+    value: Any,
+    interval: Interval,
+    stale_before: datetime | None,
 ) -> Difference:
     begun = interval.not_before
-    if kept is None or kept.value != value or kept.last.not_before > begun:
+    if kept is None or kept.last.not_before > begun:
         return Difference(value, begun, begun, interval)
+    is_same_status = name == "state" and kept.value[0] is value[0]
+    anew = Difference(
+        value, begun, begun, interval, status_since=kept.status_begun if is_same_status else None
+    )
+    if kept.value != value:
+        return anew
     if kept.asleep_until is not None and kept.asleep_until <= begun:
         # It is asked about once more, and the time in which a proof may come begins anew.
-        return replace(kept, since=begun, first=begun, last=interval, asleep_until=None)
+        return replace(anew, acquittals=kept.acquittals)
     if stale_before is not None and kept.first < stale_before:
         return replace(kept, first=begun, last=interval)
     return replace(kept, last=interval)
@@ -451,9 +469,12 @@ def _is_blind(recorded: Recorded, word: str, policy: Policy) -> bool:
 
 
 def _on_missing_name(recorded: Recorded | None, interval: Interval, policy: Policy) -> Decision:
-    if recorded is None or recorded.is_gone or _is_known_failure(recorded):
+    if recorded is None:
         return Decision(Action.NOTHING, Rule.AGREES)
-    if _is_stale(recorded, interval) or _overlaps(recorded, interval):
+    is_late = _is_stale(recorded, interval) or _overlaps(recorded, interval)
+    if recorded.is_gone or _is_known_failure(recorded):
+        return Decision(Action.NOTHING, Rule.AGREES, confirms=not is_late)
+    if is_late:
         return Decision(Action.ASK, Rule.STALE)
     is_build = not recorded.was_shown
     if any(job.has_begun or is_build for job in recorded.jobs):

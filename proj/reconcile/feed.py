@@ -280,7 +280,7 @@ def _adopt_listed(
         wait = timedelta(0) if is_of_lists else policy.proof_within
         named = Instance(uuid=seen.uuid, name=seen.instance)
         if (
-            (cluster.looked is None or cluster.looked.not_before <= last.not_before)  # guard
+            (cluster.listed_at is None or cluster.listed_at <= last.not_after)  # guard
             and (cluster.followed_since is None or cluster.followed_since <= first)  # guard
             and first < last.not_before
             and last.not_before - first >= wait  # guard

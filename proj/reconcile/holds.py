@@ -69,7 +69,7 @@ def _said_since(cluster: Cluster, entries: Sequence[Entry], *, at: datetime) -> 
     for row in mine.filter(Q(uuid__in=keys) | Q(uuid=None, name__in=keys)):
         memory = rows.memory_of(row, at=at)
         state = memory.differs.get("state")
-        begun = memory.missing[0] if memory.missing else state.since if state else None
+        begun = memory.missing[0] if memory.missing else state.status_begun if state else None
         if begun is not None:
             found[rows.key_of(row)] = begun
     return found

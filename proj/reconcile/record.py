@@ -121,7 +121,8 @@ def record(
             settled.append(Settled(item, seen, decision, row))
             if row is not None and decision.action is Action.RECORD:
                 changed.add(row.pk)
-            if row is not None and isinstance(seen, Listed | Answer):
+            is_now = decision.rule not in (Rule.STALE, Rule.OVERLAPS)
+            if row is not None and is_now and isinstance(seen, Listed | Answer):  # guard: is_now
                 known.claim(row, seen)
     _brake(cluster, settled, tuning, at=at)
     for it in settled:
@@ -142,7 +143,7 @@ def in_batches(
         spoil: told of the one that cannot be done, and why.
 
     Raises:
-        django.db.OperationalError: the database is away; nobody's fault.
+        django.db.OperationalError: the database is away, or busy; nobody's fault.
     """
     waiting = list(items)
     batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
@@ -150,14 +151,23 @@ def in_batches(
         batch = batches.pop(0)
         try:
             work(batch)
-        except (OperationalError, InterfaceError):
-            raise
         except Exception as error:
+            if is_of_database(error):
+                raise
             if len(batch) == 1:
                 spoil(batch[0], error)
             else:
                 middle = len(batch) // 2
                 batches[:0] = [batch[:middle], batch[middle:]]
+
+
+def is_of_database(error: Exception) -> bool:
+    """Whether an error says that the database is away, or busy, and nothing of what was written.
+
+    What is too much for it at any time (class 54 of its codes) is the fault of what was written.
+    """
+    code = str(getattr(error.__cause__, "sqlstate", None) or "")
+    return isinstance(error, OperationalError | InterfaceError) and not code.startswith("54")
 
 
 class _Rows:
@@ -175,14 +185,14 @@ class _Rows:
         self._drafts: dict[int, _Draft] = {}
         self._by_uuid: dict[str, Instance] = {}
         self._by_name: dict[str, Instance] = {}
-        """Of those that have no uuid."""
+        """Of those that have no lasting uuid."""
         self._new: list[_Draft] = []
         seen = [it.seen.seen for it in items if isinstance(it.seen, Listed | Answer)]
         self._has_uuid = living_with_uuid(cluster, seen)
         for row in _of(cluster, uuids - {None}, names):
             if row.uuid:
                 self._by_uuid[row.uuid] = row
-            elif row.status != Status.DELETED:
+            if row.status != Status.DELETED and (not row.uuid or not row.backend_status):
                 self._by_name[row.name] = row
         self.cluster = cluster
 
@@ -213,20 +223,22 @@ class _Rows:
         return [(asked, Absent(item.seen.interval)), (answering, item.seen)]
 
     def find(self, uuid: str | None, name: str) -> Instance | None:
-        """Return a row by uuid; else the living one without uuid that has exactly this name."""
+        """Return a row by uuid; else the one of exactly this name that has no lasting uuid."""
         found = self._by_uuid.get(uuid) if uuid else None
         return found or self._by_name.get(name)
 
     def claim(self, row: Instance, seen: Listed | Answer) -> None:
-        """Give a row that had no uuid the one that its name turned out to have."""
+        """Give a row that had no lasting uuid the one that its name turned out to have."""
         uuid = seen.seen.uuid
-        if uuid is None or row.uuid is not None:
+        if uuid is None or row.uuid == uuid or (row.uuid and row.backend_status):
             return
         values: dict[str, Any] = {"uuid": uuid}
         if row.backend_status:
             # One that was announced keeps the id that the API gave it.
             values["api_id"] = UUID(uuid)
-        self._by_name.pop(row.name, None)
+        if row.backend_status:
+            self._by_name.pop(row.name, None)
+        self._by_uuid.pop(row.uuid or "", None)
         self._by_uuid[uuid] = row
         self.draft(row).set({**values, "revision": row.revision + 1})
 
@@ -272,7 +284,7 @@ def _of(
     cluster: Cluster, uuids: Iterable[str | None], names: Iterable[str]
 ) -> "QuerySet[Instance]":
     mine = Instance.objects.filter(cluster=cluster).filter(
-        Q(uuid__in=list(uuids)) | (Q(uuid=None, name__in=list(names)))
+        Q(uuid__in=list(uuids)) | (rows.HAS_NO_LASTING_UUID & Q(name__in=list(names)))
     )
     return mine.select_for_update().order_by("pk")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Max, Q
 
 from proj.backend import Look
 from proj.inventory import statements
@@ -20,14 +20,14 @@ from proj.inventory.models import (
     Transition,
 )
 from proj.names import is_instance_name
-from proj.reconcile import questions, turns
+from proj.reconcile import questions, rows, turns
 from proj.reconcile.context import Clock
 from proj.reconcile.decide import Policy
 from proj.reconcile.questions import Wanted
 from proj.reconcile.resolve import resolve, resolve_to_read
 from proj.reconcile.settings import Tuning
 from proj.reconcile.shown import transitions_of
-from proj.reconcile.unconfirmed import Unconfirmed, View, is_absent, question_of
+from proj.reconcile.unconfirmed import Left, View, is_absent, question_of
 
 PRUNED_AT_ONCE = 1_000
 SEEN_TO_AT_ONCE = 100
@@ -196,7 +196,8 @@ def settle(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> N
     request does, so that none seems to be of the future.
     """
     mine = Request.objects.filter(cluster=cluster, state=OPEN).exclude(kind=Request.Kind.PLAN)
-    _settle(cluster, _next(mine, cluster), policy, tuning, now())
+    seen_to = rows.portion(mine, cluster.feeds, SEEN_TO_AT_ONCE)
+    _settle(cluster, seen_to, policy, tuning, now())
 
 
 def settle_instances(
@@ -222,13 +223,6 @@ def settle_instances(
         _settle(fresh, list(mine.order_by("pk")), policy, tuning, now())
 
 
-def _next(waiting: "QuerySet[Request]", cluster: Cluster) -> list[Request]:
-    """Return those to be seen to now: where they are too many, the next ones each time."""
-    number = waiting.count()
-    start = cluster.feeds * SEEN_TO_AT_ONCE % number if number > SEEN_TO_AT_ONCE else 0
-    return list(waiting.order_by("pk")[start : start + SEEN_TO_AT_ONCE])
-
-
 def _settle(
     cluster: Cluster, found: Sequence[Request], policy: Policy, tuning: Tuning, at: datetime
 ) -> None:
@@ -237,18 +231,17 @@ def _settle(
     view = View(cluster, policy, tuning, at)
     for request in found:
         left = view.left_of(request)
-        if not left:
-            _close(request, cluster, [], at)
+        if not left.number:
+            _close(request, cluster, left, at)
             continue
-        blocked = all(it.is_blocked for it in left)
         since = request.blocked_since
         if since is not None and since > at:
             since = None
-        if blocked and since is not None and at - since >= tuning.patience:
+        if left.is_blocked and since is not None and at - since >= tuning.patience:
             _close(request, cluster, left, at)
             continue
-        wanted = (since or at) if blocked else None
-        if not blocked and view.awaits_reading(request.requested_at):
+        wanted = (since or at) if left.is_blocked else None
+        if not left.is_blocked and view.awaits_reading(request.requested_at):
             # Most that is left is so until the queue is read: each look would begin the wait anew.
             wanted = since
         if wanted != request.blocked_since:
@@ -276,17 +269,17 @@ def _row_of(cluster: Cluster, request: Request) -> Instance | None:
     return resolve(cluster, request.name)
 
 
-def _close(request: Request, cluster: Cluster, left: Sequence[Unconfirmed], at: datetime) -> None:
+def _close(request: Request, cluster: Cluster, left: Left, at: datetime) -> None:
     last = Transition.objects.aggregate(it=Max("pk"))["it"] or 0
     request.last_transition = last
     changed = transitions_of(request).exists()
     outcome = Request.Outcome.RECONCILED if changed else Request.Outcome.IN_SYNC
     error = ""
-    if left:
-        is_held = all(it.is_held for it in left)
-        outcome = Request.Outcome.HELD if is_held else Request.Outcome.FAILED
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        error = f"not confirmed: {left[0].instance}: {left[0].reason}{more}"
+    if left.number:
+        outcome = Request.Outcome.FAILED if left.others else Request.Outcome.HELD
+        first, others = left.named[0], left.number - 1
+        more = f" and {others} more" if others else ""
+        error = f"not confirmed: {first.instance}: {first.reason}{more}"
     elif _is_unknown(request, cluster):
         outcome = Request.Outcome.FAILED
         error = f"neither Ganeti nor the database knows {request.name}"
@@ -299,7 +292,7 @@ def _close(request: Request, cluster: Cluster, left: Sequence[Unconfirmed], at: 
         error=error,
         closed_at=at,
         last_transition=last,
-        unconfirmed=[[it.instance, it.reason] for it in left],
+        unconfirmed=[[it.instance, it.reason] for it in left.named],
         queried=_queried(request, cluster, at),
     )
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db.models import Model, Q, QuerySet
+from django.db.models.functions import Mod
 
 from proj.backend import JobState
 from proj.inventory import statements
@@ -34,6 +35,10 @@ OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 LIVES_OR_RETURNS = ~Q(status=Status.DELETED) | Q(differs_since__isnull=False)
 """An instance that is not gone, or that a list has shown again."""
+
+HAS_NO_LASTING_UUID = (Q(uuid=None) | Q(backend_status="")) & ~Q(status=Status.DELETED)
+"""A living instance that its name identifies: as the creation of one that was never shown may
+fail and be tried again, its uuid may be another by then."""
 
 OPEN = (JobState.QUEUED.value, JobState.WAITING.value, JobState.RUNNING.value)
 
@@ -130,6 +135,7 @@ def differs_json(differs: Mapping[str, Difference]) -> dict[str, Any]:
             "since": it.since.isoformat(),
             "first": it.first.isoformat(),
             "last": it.last.to_json(),
+            "status_since": it.status_since.isoformat() if it.status_since else None,
             "acquittals": it.acquittals,
             "asleep_until": it.asleep_until.isoformat() if it.asleep_until else None,
         }
@@ -165,14 +171,18 @@ def void(cluster: Cluster) -> dict[str, Any]:
 
 
 def portion(them: "QuerySet[T]", turn: int, size: int) -> list[T]:
-    """Return as many rows as a turn works through, the next ones each turn.
+    """Return about as many rows as a turn works through, others each turn.
 
     With some, as with those that are held, nothing may ever be done: they keep no others from
-    their turn.
+    their turn. As the number of parts is a power of two, each row has its turn in as many turns
+    as there ever are parts, however their number changes meanwhile.
     """
-    number = them.count()
-    start = turn * size % number if number > size else 0
-    return list(them.order_by("pk")[start : start + size])
+    number, parts = them.count(), 1
+    while parts * size < number:
+        parts *= 2
+    if parts == 1:
+        return list(them.order_by("pk"))
+    return list(them.alias(part=Mod("pk", parts)).filter(part=turn % parts).order_by("pk"))
 
 
 def key_of(row: Instance) -> str:
@@ -306,12 +316,13 @@ def _difference(name: str, it: Mapping[str, Any], at: datetime) -> Difference:
     last = Interval.from_json(it["last"])
     if not since <= first <= last.not_before or last.not_after > at:
         raise ValueError("a list from the future")
-    asleep = it["asleep_until"]
+    status_since, asleep = (it.get(which) for which in ("status_since", "asleep_until"))
     return Difference(
         value,
         since,
         first,
         last,
+        datetime.fromisoformat(status_since) if status_since else None,
         int(it["acquittals"]),
         datetime.fromisoformat(asleep) if asleep else None,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Case, F, QuerySet, When
 
 from proj.inventory import statements
@@ -17,7 +17,7 @@ from proj.observation import Interval, Observation
 from proj.reconcile import questions, requests
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Absent, Action, Answer, Rule
-from proj.reconcile.record import Item, Settled, in_batches, record
+from proj.reconcile.record import Item, Settled, in_batches, is_of_database, record
 from proj.reconcile.settings import Tuning
 
 SOURCE = "job"
@@ -36,6 +36,8 @@ class Done:
     settled: int = 0
     ask: bool = False
     """Something is to be asked now."""
+    waiting: Question | None = None
+    """One whose answer still waits, where there were more than one task settles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ def settle(name: str, key: int, context: Context) -> Done:
             if not waiting:
                 return Done()
             done.append(_settle(cluster, answered, context))
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception:
+    except Exception as error:
+        if is_of_database(error):
+            raise
         in_batches(waiting, work, spoil)
     at = context.now()
     # After the rows of instances, whose locks are taken in another order than the cluster's.
@@ -98,7 +100,11 @@ def settle(name: str, key: int, context: Context) -> Done:
     about = [it for batch in done for it in batch.about]
     policy = context.policy_of(cluster)
     requests.settle_instances(cluster, about, policy, context.tuning, now=context.now)
-    return Done(len(waiting), asks)
+    more = None
+    if len(waiting) >= AT_ONCE:
+        # Most have a message of their own; those that a worker left as it died have one together.
+        more = Question.objects.filter(cluster=cluster, answer__isnull=False).first()
+    return Done(len(waiting), asks, more)
 
 
 def _waiting(cluster: Cluster, key: int) -> list[Question]:

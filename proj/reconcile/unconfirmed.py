@@ -1,7 +1,7 @@
 """What is left of a request: who has not been confirmed since, and why."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db.models import Q, QuerySet
@@ -15,6 +15,31 @@ from proj.reconcile.settings import Tuning
 
 NAMED = 200
 """Instances that an answer names among those that could not be confirmed."""
+
+
+@dataclass(slots=True)
+class Left:
+    """What is left of a request."""
+
+    number: int = 0
+    is_blocked: bool = True
+    """Nothing that this service does now can confirm any of them."""
+    held: "list[Unconfirmed]" = field(default_factory=list)
+    others: "list[Unconfirmed]" = field(default_factory=list)
+    """Those that wait for an operator, and all others: no more of each than an answer names."""
+
+    def add(self, it: "Unconfirmed") -> None:
+        """Count one more."""
+        self.number += 1
+        self.is_blocked &= it.is_blocked
+        mine = self.held if it.is_held else self.others
+        if len(mine) < NAMED:
+            mine.append(it)
+
+    @property
+    def named(self) -> "list[Unconfirmed]":
+        """Return those that an answer names."""
+        return [*self.others, *self.held][:NAMED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +108,60 @@ class View:
             agreed &= Q(backend_status__in=words)
         return left.exclude(agreed)
 
-    def left_of(self, request: Request) -> list[Unconfirmed]:
-        """Return what is left of a request, no more than may be named."""
-        if request.kind == Request.Kind.INSTANCE:
-            return self._left_of_instance(request)
-        if request.scoped_at is None:
-            return [self._no_list()]
-        # Strangers before rows: one that becomes known in between is found as both, not as neither.
-        strangers = Question.objects.filter(
-            cluster=self.cluster, listed__isnull=False, wanted_since__lte=request.scoped_at
-        )
-        known = Instance.objects.filter(cluster=self.cluster).exclude(uuid=None).values("uuid")
-        unknown = list(strangers.exclude(uuid__in=known)[:NAMED])
-        left = [self._why(row) for row in self.unconfirmed(request).order_by("pk")[:NAMED]]
-        return [*left, *(self._why_asked(it.name, it, None) for it in unknown)]
+    def left_of(self, request: Request) -> Left:
+        """Return what is left of a request."""
+        left = Left()
+        is_one = request.kind == Request.Kind.INSTANCE
+        for it in self._of_instance(request) if is_one else self._of_cluster(request):
+            left.add(it)
+            if left.number >= NAMED and not left.is_blocked:
+                # All that is to be known of so many.
+                break
+        return left
 
-    def _left_of_instance(self, request: Request) -> list[Unconfirmed]:
+    def _of_cluster(self, request: Request) -> Iterator[Unconfirmed]:
+        if request.scoped_at is None:
+            yield self._no_list()
+            return
+        # Strangers before rows: one that becomes known in between is found as both, not as neither.
+        listed = self._strangers().filter(wanted_since__lte=request.scoped_at, listed__isnull=False)
+        unknown = list(listed.order_by("pk"))
+        asked = {it.uuid or it.name: it for it in Question.objects.filter(cluster=self.cluster)}
+        for row in self.unconfirmed(request).order_by("pk").iterator():
+            yield self._why(row, asked.get(rows.key_of(row)))
+        for question in unknown:
+            yield self._why_asked(question.name, question)
+
+    def _of_instance(self, request: Request) -> Iterator[Unconfirmed]:
         is_it = Q(name=request.name)
         if request.uuid:
             is_it |= Q(uuid=request.uuid)
-        left = self.unconfirmed(request).filter(is_it)
-        found = [self._why(row) for row in left.order_by("pk")]
+        for row in self.unconfirmed(request).filter(is_it).order_by("pk"):
+            yield self._why(row, question_of(self.cluster, row.uuid, row.name))
         known = Instance.objects.filter(is_it, cluster=self.cluster)
-        if found or known.exclude(status=Status.DELETED).exists():
-            return found
-        if request.uuid and known.filter(uuid=request.uuid).exists():
-            # Gone, by proof; and nobody lives under its name.
-            return []
-        if is_absent(request):
-            return []
+        if known.exclude(status=Status.DELETED).exists():
+            return
+        others = self._strangers().filter(uuid__isnull=False).exclude(uuid=request.uuid)
+        successor = others.filter(name=request.name).first()
+        if successor is not None and self.policy.adopt:
+            yield self._why_asked(request.name, successor)
+            return
+        gone = known.filter(
+            uuid=request.uuid,
+            epoch=self.cluster.epoch,  # guard: epoch
+            confirmed_at__gte=request.requested_at,
+            confirmed_at__lte=self.at,
+        )
+        if is_absent(request) or (request.uuid and gone.exists()):
+            # By proof; and nobody lives under its name.
+            return
         question = question_of(self.cluster, request.uuid, request.name)
-        return [self._why_asked(request.name, question, None)]
+        yield self._why_asked(request.name, question)
+
+    def _strangers(self) -> "QuerySet[Question]":
+        """Return the questions about those whose uuid is not recorded."""
+        known = Instance.objects.filter(cluster=self.cluster).exclude(uuid=None).values("uuid")
+        return Question.objects.filter(cluster=self.cluster).exclude(uuid__in=known)
 
     def _no_list(self) -> Unconfirmed:
         cluster = self.cluster
@@ -126,19 +174,18 @@ class View:
             is_blocked=cluster.paused or cluster.is_failing,
         )
 
-    def _why(self, row: Instance) -> Unconfirmed:
+    def _why(self, row: Instance, question: Question | None) -> Unconfirmed:
         hold = self.holds.get(rows.key_of(row))
         if hold is not None:
             return Unconfirmed(
                 row.name, f"held: manage.py approve {hold.pk}", is_blocked=True, is_held=True
             )
-        question = question_of(self.cluster, row.uuid, row.name)
         jobs = [job for job in self.work.on(row) if job.state != JobState.QUEUED]
         if jobs:
             return Unconfirmed(row.name, f"job {jobs[-1].job_id} works on it", is_blocked=True)
-        return self._why_asked(row.name, question, row)
+        return self._why_asked(row.name, question)
 
-    def _why_asked(self, name: str, question: Question | None, row: Instance | None) -> Unconfirmed:
+    def _why_asked(self, name: str, question: Question | None) -> Unconfirmed:
         if self.cluster.paused:
             return Unconfirmed(name, "the cluster is paused", is_blocked=True)
         if self.cluster.is_failing:

@@ -240,13 +240,17 @@ def test_a_job_of_several_opcodes_is_all_their_work(ganeti: Ganeti, backend: Gan
     assert job.work == (Work("vm1", "SHUTDOWN"), Work("vm1", "STARTUP"))
 
 
-def test_a_query_is_a_job_of_nothing_but_queries(ganeti: Ganeti, backend: GanetiBackend) -> None:
-    query = opcode("QUERY_DATA", instances=["vm1"])
-    ganeti.add(1, "running", query, query)
-    ganeti.add(2, "running", query, opcode("STARTUP", instance_name="vm1"))
-    ganeti.add(3, "running")
+def test_a_query_is_a_job_of_one_query_and_nothing_else(
+    ganeti: Ganeti, backend: GanetiBackend
+) -> None:
+    query = opcode("QUERY_DATA", instances=["vm1", "vm2"])
+    ganeti.add(1, "running", query)
+    ganeti.add(2, "running", query, query)
+    ganeti.add(3, "running", query, opcode("STARTUP", instance_name="vm1"))
+    ganeti.add(4, "running")
     jobs = backend.read_queue(0, [], whole=False).jobs
-    assert [(job.is_query, len(job.work)) for job in jobs] == [(True, 0), (False, 1), (False, 0)]
+    assert [job.is_query for job in jobs] == [True, False, False, False]
+    assert [len(job.work) for job in jobs] == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,17 @@ LISTS = [
     Case(
         "a list that says something else is the first of its own",
         recorded(memory=state_kept("USER_down", 5)), listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10, status_since=moment(5))),
+    ),
+    Case(
+        "of another status it has said nothing before",
+        recorded(memory=state_kept("ERROR_nodedown", 5)), listed("ERROR_down"),
         ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10)),
+    ),
+    Case(
+        "since when a status is said survives more than one change of word",
+        recorded(memory=state_kept("USER_down", 7, status_since=moment(5))), listed("ERROR_down"),
+        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10, status_since=moment(5))),
     ),
     Case(
         "a list that began before the last one agrees with nobody",
@@ -249,7 +259,10 @@ LISTS = [
         "in its time it is asked about once more, and the bound of proof begins anew",
         recorded(memory=state_kept("ERROR_down", 5, acquittals=2, asleep_until=moment(10))),
         listed("ERROR_down"),
-        ask(Rule.LIST_SUSPECTS, state_kept("ERROR_down", 10, acquittals=2)),
+        ask(
+            Rule.LIST_SUSPECTS,
+            state_kept("ERROR_down", 10, acquittals=2, status_since=moment(5)),
+        ),
     ),
     Case(
         "one difference that sleeps does not keep another from being asked about",
@@ -515,12 +528,16 @@ ABSENT = [
         ),
     ),
     Case(
-        "a DELETED one stays so",
-        replace(GONE, memory=LACKING), Absent(at(22)), nothing(Rule.AGREES),
+        "a DELETED one stays so, and that is confirmed",
+        replace(GONE, memory=LACKING), Absent(at(22)), nothing(Rule.AGREES, confirms=True),
     ),
     Case(
-        "a failed creation stays so",
-        replace(FAILED, memory=LACKING), Absent(at(22)), nothing(Rule.AGREES),
+        "a failed creation stays so, and that is confirmed",
+        replace(FAILED, memory=LACKING), Absent(at(22)), nothing(Rule.AGREES, confirms=True),
+    ),
+    Case(
+        "a 404 from before a job on it ended confirms nothing",
+        replace(GONE, stale_before=moment(30)), Absent(at(22)), nothing(Rule.AGREES),
     ),
     Case("a 404 for whom nobody knows is right", None, Absent(at(22)), nothing(Rule.AGREES)),
 ]  # fmt: skip

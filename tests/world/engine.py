@@ -119,7 +119,14 @@ class Engine:
 
     def settle(self, key: int) -> None:
         """SETTLE one question that was answered, and what waits with it."""
-        self._live(lambda: self._asked(settle.settle(self.name, key, self.context).ask))
+
+        def settled() -> None:
+            done = settle.settle(self.name, key, self.context)
+            if done.waiting is not None:
+                self._send("settle", done.waiting.pk)
+            self._asked(done.ask)
+
+        self._live(settled)
 
     def plan(self) -> None:
         """Answer those who wait for a plan."""

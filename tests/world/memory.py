@@ -292,7 +292,8 @@ def _read(row: _Row, interval: Interval) -> Observation | Unreadable:
 def _queued(number: int, job: Job | None) -> QueuedJob:
     if job is None:
         return QueuedJob(number, JobState.UNKNOWN)
-    return QueuedJob(number, STATES[job.word], job.work, job.is_query, job.is_ours)
+    is_query = job.is_query and job.opcodes == 1
+    return QueuedJob(number, STATES[job.word], job.work, is_query, job.is_ours)
 
 
 def _interval(begun: datetime, ended: datetime) -> Interval:

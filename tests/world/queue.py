@@ -69,6 +69,7 @@ class Job:
     changes: bool = False
     """It changes instances."""
     is_query: bool = False
+    opcodes: int = 1
     is_ours: bool = False
     limit: int | None = None
     """So many of ours wait or run at once: the reason trail's rate limit."""
