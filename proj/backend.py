@@ -190,6 +190,8 @@ class JobReport:
     observations: tuple[Observation, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     error: str = ""
+    is_unstarted: bool = False
+    """It is pending, and has read nothing yet."""
 
 
 class Backend(Protocol):

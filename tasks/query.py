@@ -1,6 +1,10 @@
 """LOOK and ASK: list the clusters, issue query jobs and await them."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from celery import current_app, shared_task
+from kombu import Producer
 
 from proj.clock import now
 from proj.inventory.models import Cluster
@@ -40,7 +44,7 @@ def plan_cluster(*, cluster: str) -> None:
 @shared_task(name="tasks.query.issue_jobs")
 def issue_jobs(*, cluster: str) -> None:
     """Issue what waits now; start a chain of polls unless one is alive."""
-    _go_on(cluster, ask.issue(cluster, context()))
+    _go_on(cluster, ask.issue(cluster, context(), partial(_settle, cluster)))
 
 
 @shared_task(name="tasks.query.await_jobs")
@@ -49,7 +53,7 @@ def await_jobs(*, cluster: str, token: str) -> None:
 
     ``token`` is what a step knows its chain by.
     """
-    _go_on(cluster, ask.step(cluster, token, context()))
+    _go_on(cluster, ask.step(cluster, token, context(), partial(_settle, cluster)))
 
 
 def _go_on(cluster: str, step: ask.Step) -> None:
@@ -58,21 +62,23 @@ def _go_on(cluster: str, step: ask.Step) -> None:
     What is lost on the way is taken up from the rows.
     """
     with current_app.producer_or_acquire() as producer, producer.batch():
-        for answered in step.answered:
-            reconcile_instance.apply_async(
-                kwargs={
-                    "cluster": cluster,
-                    "instance": answered.instance,
-                    "question": answered.key,
-                },
-                producer=producer,
-            )
+        _settle(cluster, step.answered, producer)
         if step.token is not None:
             await_jobs.apply_async(
                 kwargs={"cluster": cluster, "token": step.token},
                 countdown=step.pause,
                 producer=producer,
             )
+
+
+def _settle(
+    cluster: str, answered: Sequence[ask.Answered], producer: Producer | None = None
+) -> None:
+    for it in answered:
+        reconcile_instance.apply_async(
+            kwargs={"cluster": cluster, "instance": it.instance, "question": it.key},
+            producer=producer,
+        )
 
 
 def reconcile_now(cluster: Cluster, *, whole: bool, plan: bool) -> None:

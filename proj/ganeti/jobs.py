@@ -77,7 +77,7 @@ def report_on(
         case None:
             return JobReport(job_id, Verdict.LOST, error=f"job {job_id} is lost")
         case status if status in OPEN:
-            return JobReport(job_id, Verdict.PENDING)
+            return JobReport(job_id, Verdict.PENDING, is_unstarted=status in ("queued", "waiting"))
         case "canceled":
             return JobReport(job_id, Verdict.RETRY, error=f"job {job_id} was canceled")
         case "success":

@@ -339,6 +339,9 @@ class Question(models.Model):
 
     token = models.CharField(max_length=16, blank=True, help_text="of who has claimed it")
     claimed_at = models.DateTimeField(null=True, blank=True)
+    unstarted_at = models.DateTimeField(
+        null=True, blank=True, help_text="when its job was last known not to have begun"
+    )
     job_id = models.BigIntegerField(null=True, blank=True)
     answer = models.JSONField(null=True, blank=True, help_text="evidence that waits for SETTLE")
     attempts = models.PositiveIntegerField(default=0)
@@ -367,6 +370,16 @@ class Question(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cluster.name}/{self.name}"
+
+    def begun_at(self, at: datetime) -> datetime | None:
+        """Return when its job begins at the earliest; None while nobody has claimed it.
+
+        What lies ahead of ``at`` was dated by another clock.
+        """
+        claimed, unstarted = self.claimed_at, self.unstarted_at
+        if claimed is None or unstarted is None or unstarted > at:
+            return claimed
+        return max(claimed, unstarted)
 
 
 class Request(models.Model):

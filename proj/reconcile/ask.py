@@ -4,7 +4,7 @@ One chain of steps a cluster polls all that is in flight by one request, keeps t
 their rows, and issues what may go. No step sleeps; every row can be taken up by any worker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,13 +47,19 @@ class Step:
     """What one step of the chain came to."""
 
     answered: list[Answered]
+    """Of which nobody was told yet."""
     token: str | None = None
     """Of the chain, which goes on with it; None where it has ended, or is another's."""
     pause: float = 0.0
     """Seconds until the next step."""
 
 
-def issue(name: str, context: Context) -> Step:
+Tell = Callable[[Sequence[Answered]], None]
+"""Is told of answers before anything more is issued, which may take a second of Ganeti's: they are
+settled meanwhile."""
+
+
+def issue(name: str, context: Context, tell: Tell) -> Step:
     """Begin a chain with its first step; where one is alive, only issue what may go now."""
     tuning, at = context.tuning, context.now()
     cluster = statements.find(Cluster, name=name)
@@ -62,7 +68,7 @@ def issue(name: str, context: Context) -> Step:
         return Step([])
     held = turns.take(name, "await", tuning.chain_lease, now=context.now)
     if held is not None:
-        return _advance(held, context)
+        return _advance(held, context, tell)
     done = Step([])
     answers = Question.objects.filter(cluster=cluster, answer__isnull=False)
     if (
@@ -72,11 +78,11 @@ def issue(name: str, context: Context) -> Step:
     ):
         # The chain that is alive meets the same error, and says so.
         with suppress(BackendError):
-            _submit(cluster, context.connect(cluster), context, done)
+            _submit(cluster, context.connect(cluster), context, done, tell)
     return done
 
 
-def step(name: str, token: str, context: Context) -> Step:
+def step(name: str, token: str, context: Context, tell: Tell) -> Step:
     """Go on with a chain begun before, where it is still this one."""
     held = turns.keep(name, "await", token, context.tuning.chain_lease, now=context.now)
     if held is None:
@@ -84,7 +90,7 @@ def step(name: str, token: str, context: Context) -> Step:
     if held.cluster.paused:
         turns.release(held)
         return Step([])
-    return _advance(held, context)
+    return _advance(held, context, tell)
 
 
 def due(tuning: Tuning, *, at: datetime) -> list[str]:
@@ -109,7 +115,7 @@ def _is_backing_off(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
     return cluster.ask_failures > 0 and not turns.is_due(cluster.next_ask_at, tuning, at=at)
 
 
-def _advance(held: Turn, context: Context) -> Step:
+def _advance(held: Turn, context: Context, tell: Tell) -> Step:
     cluster, tuning = held.cluster, context.tuning
     done = Step([])
     if _is_backing_off(cluster, tuning, at=context.now()):
@@ -123,7 +129,7 @@ def _advance(held: Turn, context: Context) -> Step:
         still = _poll(cluster, flying, backend, context, done)
         is_full = len(still) >= cluster.max_in_flight
         if not is_full and answers < MOST_ANSWERS:
-            _submit(cluster, backend, context, done)
+            _submit(cluster, backend, context, done, tell)
     except BackendError as error:
         _failed(held, error, tuning, at=context.now())
         return done
@@ -189,9 +195,9 @@ def _poll(
     Returns:
         When those were submitted that have not ended.
     """
-    submitted = {
-        job_id: question.claimed_at for job_id, question in asked.items() if question.claimed_at
-    }
+    asked_at = context.now()
+    begun = {job_id: question.begun_at(asked_at) for job_id, question in asked.items()}
+    submitted = {job_id: moment for job_id, moment in begun.items() if moment is not None}
     if not submitted:
         return []
     spoiled: dict[int, str] = {}
@@ -211,6 +217,8 @@ def _poll(
         if report.verdict is Verdict.ANSWERED and report.observations:
             answers.append((asked[report.job_id], report.observations[0].to_json()))
     _keep(answers, context, done)
+    unstarted = [asked[it.job_id] for it in reports if it.is_unstarted]
+    _note_unstarted(unstarted, submitted, at=asked_at)
     # Those that may need a request of their own come last: it may fail.
     for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
         if not (report.verdict is Verdict.ANSWERED and report.observations):
@@ -219,7 +227,24 @@ def _poll(
     if ended:
         # Gone at once: also where the queue cannot be read they hold no seats, nor pile up.
         statements.delete(Job, cluster=cluster.pk, job_id=ended, is_ours=True)
-    return [submitted[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
+    pending = [asked[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
+    return [question.claimed_at for question in pending if question.claimed_at is not None]
+
+
+def _note_unstarted(
+    waiting: Sequence[Question], begun: Mapping[int, datetime], *, at: datetime
+) -> None:
+    """Note that jobs had not begun at a moment, where somebody wants evidence newer than so far.
+
+    What they will read serves him too, and no other job has to follow.
+    """
+    noted = [
+        ({"unstarted_at": at}, {"pk": it.pk, "token": it.token})  # guard: token
+        for it in waiting
+        if it.job_id is not None and begun[it.job_id] < it.newer_than <= at
+    ]
+    if noted:
+        statements.update_each(Question, noted)
 
 
 def _told(
@@ -327,7 +352,7 @@ def _find(question: Question, backend: Backend, context: Context, done: Step) ->
     return False
 
 
-def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) -> None:
+def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step, tell: Tell) -> None:
     """Claim as many questions as there are seats, and issue them."""
     tuning, policy = context.tuning, context.policy_of(cluster)
     if not questions.is_anybody_waiting(cluster, policy, tuning, at=context.now()):
@@ -337,6 +362,9 @@ def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step) ->
         if fresh is None or fresh.paused:
             return
         claimed = questions.claim(fresh, policy, tuning, at=context.now())
+    if claimed and done.answered:
+        tell(done.answered)
+        done.answered = []
     issued: list[_Issued] = []
     try:
         for place, (question, row) in enumerate(claimed):

@@ -28,6 +28,11 @@ T = TypeVar("T", bound=Model)
 
 ENDED_AT_ONCE = 500
 
+NOBODYS: dict[str, Any] = {
+    "token": "", "claimed_at": None, "unstarted_at": None, "job_id": None, "answer": None,
+}  # fmt: skip
+"""The columns of a question that nobody has claimed."""
+
 PAGE = 60
 """So many are read at a time, until one is found that may go."""
 
@@ -408,8 +413,7 @@ def failed(question: Question, tuning: Tuning, error: str, *, at: datetime) -> N
     attempts = question.attempts + 1
     wait = backoff(attempts, base=tuning.retry_base, cap=tuning.question_cap)
     _mine(question).update(
-        token="", claimed_at=None, job_id=None, answer=None,
-        attempts=attempts, retry_at=at + wait, error=error[:500],
+        **NOBODYS, attempts=attempts, retry_at=at + wait, error=error[:500],
     )  # fmt: skip
 
 
@@ -428,7 +432,7 @@ def begin_anew(cluster: Cluster, names: Iterable[str], *, at: datetime) -> None:
 
 def release(question: Question) -> None:
     """Let a claimed question wait again, for no fault of its own."""
-    _mine(question).update(token="", claimed_at=None, job_id=None, answer=None)
+    _mine(question).update(**NOBODYS)
 
 
 def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: datetime) -> None:

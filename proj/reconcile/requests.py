@@ -95,7 +95,7 @@ def request_instance(
         if plan:
             return _create(fresh, Request.Kind.PLAN, known, uuid, tuning, at)
         question = question_of(fresh, uuid, known)
-        begun = question.claimed_at if question is not None and question.token else None
+        begun = question.begun_at(at) if question is not None else None
         mine = Request.objects.filter(
             cluster=cluster, kind=Request.Kind.INSTANCE, name=known, uuid=uuid, state=OPEN
         )

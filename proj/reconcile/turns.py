@@ -244,8 +244,8 @@ def redate(cluster: Cluster, *, at: datetime) -> None:
     """Bring the rows of other epochs into this one, as if they had been written now."""
     epoch = cluster.epoch
     Question.objects.filter(cluster=cluster).exclude(epoch=epoch).update(
-        epoch=epoch, wanted_since=at, newer_than=at, token="", claimed_at=None, job_id=None,
-        answer=None, attempts=0, retry_at=None, listed=None,
+        epoch=epoch, wanted_since=at, newer_than=at, token="", claimed_at=None,
+        unstarted_at=None, job_id=None, answer=None, attempts=0, retry_at=None, listed=None,
     )  # fmt: skip
     wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
     wishes.exclude(epoch=epoch).update(

@@ -72,9 +72,13 @@ def test_a_static_query_tells_the_configuration_and_no_state() -> None:
     assert seen.configuration.memory == 1024
 
 
-@pytest.mark.parametrize("status", ["queued", "waiting", "running", "canceling"])
-def test_an_open_job_is_pending(status: str) -> None:
-    assert report(status=status).verdict is Verdict.PENDING
+@pytest.mark.parametrize(
+    ("status", "is_unstarted"),
+    [("queued", True), ("waiting", True), ("running", False), ("canceling", False)],
+)
+def test_an_open_job_is_pending_and_has_begun_or_not(status: str, is_unstarted: bool) -> None:
+    found = report(status=status)
+    assert (found.verdict, found.is_unstarted) == (Verdict.PENDING, is_unstarted)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The engine turn by turn: what a change comes to, and what a request is answered."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -257,6 +258,47 @@ def test_a_claim_whose_worker_died_before_it_had_a_job_is_made_good(ten: Stage) 
     assert ten.asked()[10:] == ["vm3"]
 
 
+def test_a_wish_amid_a_job_that_has_not_begun_is_served_by_it(ten: Stage) -> None:
+    lock = ten.world.lock_instance("vm3")
+    ten.ask("vm3")
+    ten.go_on(2)
+    ten.world.crash("vm3")
+    later = ten.ask("vm3")
+    ten.go_on(2)
+    ten.world.finish(lock)
+    closed = ten.until_closed(later)
+    assert ten.asked()[10:] == ["vm3"]
+    assert closed.outcome == "reconciled"
+    assert ten.row("vm3").observed_not_before >= later.requested_at
+
+
+def test_a_wish_amid_a_job_that_has_begun_is_served_by_another(ten: Stage) -> None:
+    ten.world.queries.seconds = 5
+    ten.ask("vm3")
+    ten.go_on(2)
+    later = ten.ask("vm3")
+    assert ten.until_closed(later).outcome == "in_sync"
+    assert ten.asked()[10:] == ["vm3", "vm3"]
+
+
+def test_answers_are_settled_before_the_next_job_is_issued(ten: Stage) -> None:
+    Cluster.objects.update(max_in_flight=1)
+    ten.ask("vm3")
+    ten.ask("vm4")
+    ten.engine.ask()
+    ten.clock.wait(1)
+    told: list[list[str]] = []
+
+    def tell(answered: Sequence[ask.Answered]) -> None:
+        told.append([it.instance for it in answered])
+        assert ten.asked()[10:] == ["vm3"]
+
+    token = ten.engine.cluster.await_token
+    left = ask.step("alpha", token, ten.engine.context, tell)
+    assert (told, left.answered) == ([["vm3"]], [])
+    assert ten.asked()[10:] == ["vm3", "vm4"]
+
+
 def test_a_job_that_does_not_end_is_cancelled_and_its_instance_asked_later(ten: Stage) -> None:
     ten.tune(query_timeout=30)
     lock = ten.world.lock_instance("vm3")
@@ -320,22 +362,22 @@ def test_a_message_that_comes_twice_does_nothing_twice(ten: Stage) -> None:
 def test_of_two_chains_the_one_that_is_not_the_clusters_ends(ten: Stage) -> None:
     ten.world.queries.seconds = 100
     ten.ask("vm3")
-    assert ask.issue("alpha", ten.engine.context).token is not None
+    assert ask.issue("alpha", ten.engine.context, ten.engine.told).token is not None
     ten.ask("vm4")
-    second = ask.issue("alpha", ten.engine.context)
+    second = ask.issue("alpha", ten.engine.context, ten.engine.told)
     assert second.token is None
-    assert ask.step("alpha", "0123456789abcdef", ten.engine.context).token is None
+    assert ask.step("alpha", "0123456789abcdef", ten.engine.context, ten.engine.told).token is None
     assert ten.asked()[10:] == ["vm3", "vm4"]
 
 
 def test_a_chain_polls_often_while_jobs_are_issued_and_seldom_while_all_wait(ten: Stage) -> None:
     ten.world.queries.seconds = 1000
     ten.ask("vm3")
-    token = ask.issue("alpha", ten.engine.context).token
+    token = ask.issue("alpha", ten.engine.context, ten.engine.told).token
     assert token is not None
 
     def rest() -> float:
-        return ask.step("alpha", token, ten.engine.context).pause
+        return ask.step("alpha", token, ten.engine.context, ten.engine.told).pause
 
     tuning = ten.engine.tuning
     assert rest() == tuning.poll_interval_min
@@ -351,10 +393,10 @@ def test_however_many_jobs_are_in_flight_one_request_awaits_them(ten: Stage) -> 
     ten.world.queries.seconds = 1000
     for name in ("vm1", "vm2", "vm3"):
         ten.ask(name)
-    token = ask.issue("alpha", ten.engine.context).token
+    token = ask.issue("alpha", ten.engine.context, ten.engine.told).token
     assert token is not None
     before = ten.world.count()
-    ask.step("alpha", token, ten.engine.context)
+    ask.step("alpha", token, ten.engine.context, ten.engine.told)
     assert [it.method for it in ten.world.requests[before:]] == ["poll"]
     assert len(ten.world.requests[-1].about) == 3  # type: ignore[arg-type]
 

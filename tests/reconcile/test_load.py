@@ -55,11 +55,11 @@ def test_at_rest_a_look_and_a_reading_are_one_request_each(ten: Stage) -> None:
 def test_a_poll_keeps_all_answers_by_one_statement_of_each_kind(ten: Stage) -> None:
     for name in ("vm1", "vm2", "vm3"):
         ten.ask(name)
-    token = ask.issue("alpha", ten.engine.context).token
+    token = ask.issue("alpha", ten.engine.context, ten.engine.told).token
     ten.clock.wait(1)
     assert token is not None
     with statements() as said:
-        answered = ask.step("alpha", token, ten.engine.context).answered
+        answered = ask.step("alpha", token, ten.engine.context, ten.engine.told).answered
     assert len(answered) == 3
     assert Question.objects.exclude(answer=None).count() == 3
     kept = [sql for sql in said if sql.startswith("UPDATE") and '"answer" =' in sql]

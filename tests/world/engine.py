@@ -4,7 +4,7 @@ The one place that knows how the turns are called. What a turn would send to the
 in ``messages``: the test delivers, loses, doubles or delays it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ from proj.reconcile import (
     requests,
     settle,
 )
-from proj.reconcile.ask import Step
+from proj.reconcile.ask import Answered, Step
 from proj.reconcile.brake import Limits
 from proj.reconcile.context import Context
 from proj.reconcile.decide import Policy
@@ -111,11 +111,11 @@ class Engine:
 
     def ask(self) -> None:
         """ASK: begin a chain, or issue what may go."""
-        self._live(lambda: self._stepped(ask.issue(self.name, self.context)))
+        self._live(lambda: self._stepped(ask.issue(self.name, self.context, self.told)))
 
     def step(self, token: str) -> None:
         """ASK: go on with a chain."""
-        self._live(lambda: self._stepped(ask.step(self.name, token, self.context)))
+        self._live(lambda: self._stepped(ask.step(self.name, token, self.context, self.told)))
 
     def settle(self, key: int) -> None:
         """SETTLE one question that was answered, and what waits with it."""
@@ -243,9 +243,13 @@ class Engine:
         if is_asked:
             self._send("ask")
 
+    def told(self, answered: Sequence[Answered]) -> None:
+        """Send a message for each answer."""
+        for it in answered:
+            self._send("settle", it.key)
+
     def _stepped(self, step: Step) -> None:
-        for answered in step.answered:
-            self._send("settle", answered.key)
+        self.told(step.answered)
         if step.token is not None:
             self._send("step", step.token)
 

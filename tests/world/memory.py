@@ -223,7 +223,8 @@ class Memory:
         if job is None:
             return JobReport(job_id, Verdict.LOST, error=f"job {job_id} is lost")
         if STATES[word] is not JobState.ENDED:
-            return JobReport(job_id, Verdict.PENDING)
+            is_unstarted = STATES[word] in (JobState.QUEUED, JobState.WAITING)
+            return JobReport(job_id, Verdict.PENDING, is_unstarted=is_unstarted)
         if word == "canceled":
             return JobReport(job_id, Verdict.RETRY, error=f"job {job_id} was canceled")
         if not job.is_query or job.result is None or job_id in self.world.faults.garbled:
