@@ -166,6 +166,15 @@ class Found:
     uuid: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A query job that was issued."""
+
+    job_id: int
+    begun: datetime
+    """When the request for it left: the job begins later."""
+
+
 class Verdict(StrEnum):
     """How far a query job has come, and what its end means."""
 
@@ -217,8 +226,8 @@ class Backend(Protocol):
         """
         ...
 
-    def submit_query(self, instance: str, *, limit: int) -> int:
-        """Issue a query job for one instance and return its id.
+    def submit_query(self, instance: str, *, limit: int) -> Submitted:
+        """Issue a query job for one instance.
 
         The backend is told to run at most ``limit`` such jobs of ours at once.
         """

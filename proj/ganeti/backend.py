@@ -16,6 +16,7 @@ from proj.backend import (
     QueuedJob,
     Reading,
     SaysNothing,
+    Submitted,
 )
 from proj.ganeti import jobs, replies
 from proj.ganeti.client import PROBE_TIMEOUT, Body, Connection, WithholdingCurl, connect
@@ -140,12 +141,12 @@ class GanetiBackend:
             )
         return records
 
-    def submit_query(self, instance: str, *, limit: int) -> int:
+    def submit_query(self, instance: str, *, limit: int) -> Submitted:
         """Issue OP_INSTANCE_QUERY_DATA for one instance."""
         name, reason = self._quoted(instance), f"rate-limit:{limit}:{jobs.LABEL}"
-        job_id = self._call(lambda client: client.GetInstanceInfo(name, reason=reason))
+        job_id, interval = self._timed(lambda client: client.GetInstanceInfo(name, reason=reason))
         with self._sorted():
-            return replies.job_id_of(job_id)
+            return Submitted(replies.job_id_of(job_id), interval.not_before)
 
     def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Read all these jobs by one request, or by one each where Ganeti has no such query."""

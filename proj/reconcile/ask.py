@@ -13,7 +13,16 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Count, Max, Min, Q
 
-from proj.backend import Backend, BackendError, Busy, JobReport, JobState, Misconfigured, Verdict
+from proj.backend import (
+    Backend,
+    BackendError,
+    Busy,
+    JobReport,
+    JobState,
+    Misconfigured,
+    Submitted,
+    Verdict,
+)
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Interval
@@ -37,9 +46,7 @@ class _Issued:
     """A question that a job has been submitted for."""
 
     question: Question
-    job_id: int
-    begun: datetime
-    """When it was submitted, at the earliest."""
+    job: Submitted
 
 
 @dataclass(slots=True)
@@ -118,15 +125,15 @@ def _is_backing_off(cluster: Cluster, tuning: Tuning, *, at: datetime) -> bool:
 def _advance(held: Turn, context: Context, tell: Tell) -> Step:
     cluster, tuning = held.cluster, context.tuning
     done = Step([])
-    if _is_backing_off(cluster, tuning, at=context.now()):
+    if _is_backing_off(cluster, tuning, at=held.at):
         turns.release(held)
         return done
     try:
-        flying, answers = _recover(cluster, context, done)
+        flying, answers = _recover(cluster, tuning, done, at=held.at)
         backend = context.connect(cluster)
         if cluster.is_failing:
             backend.version()
-        still = _poll(cluster, flying, backend, context, done)
+        still = _poll(held, flying, backend, context, done)
         is_full = len(still) >= cluster.max_in_flight
         if not is_full and answers < MOST_ANSWERS:
             _submit(cluster, backend, context, done, tell)
@@ -148,13 +155,14 @@ def _advance(held: Turn, context: Context, tell: Tell) -> Step:
     return done
 
 
-def _recover(cluster: Cluster, context: Context, done: Step) -> tuple[dict[int, Question], int]:
+def _recover(
+    cluster: Cluster, tuning: Tuning, done: Step, *, at: datetime
+) -> tuple[dict[int, Question], int]:
     """Take up what a worker left that died: a claim without a job, an answer not settled.
 
     Returns:
         The questions that are in flight, by their jobs; and how many answers wait to be settled.
     """
-    at, tuning = context.now(), context.tuning
     flying, lost, answers = {}, [], 0
     for question in Question.objects.filter(cluster=cluster).exclude(token=""):
         if question.answer is not None:
@@ -184,7 +192,7 @@ def _is_dated(question: Question, at: datetime) -> bool:
 
 
 def _poll(
-    cluster: Cluster,
+    held: Turn,
     asked: Mapping[int, Question],
     backend: Backend,
     context: Context,
@@ -195,8 +203,7 @@ def _poll(
     Returns:
         When those were submitted that have not ended.
     """
-    asked_at = context.now()
-    begun = {job_id: question.begun_at(asked_at) for job_id, question in asked.items()}
+    begun = {job_id: question.begun_at(held.at) for job_id, question in asked.items()}
     submitted = {job_id: moment for job_id, moment in begun.items() if moment is not None}
     if not submitted:
         return []
@@ -218,7 +225,7 @@ def _poll(
             answers.append((asked[report.job_id], report.observations[0].to_json()))
     _keep(answers, context, done)
     unstarted = [asked[it.job_id] for it in reports if it.is_unstarted]
-    _note_unstarted(unstarted, submitted, at=asked_at)
+    _note_unstarted(unstarted, submitted, at=held.at)
     # Those that may need a request of their own come last: it may fail.
     for report in sorted(reports, key=lambda it: it.verdict in (Verdict.PENDING, Verdict.ABSENT)):
         if not (report.verdict is Verdict.ANSWERED and report.observations):
@@ -226,7 +233,7 @@ def _poll(
     ended = tuple(it.job_id for it in reports if it.verdict is not Verdict.PENDING)
     if ended:
         # Gone at once: also where the queue cannot be read they hold no seats, nor pile up.
-        statements.delete(Job, cluster=cluster.pk, job_id=ended, is_ours=True)
+        statements.delete(Job, cluster=held.cluster.pk, job_id=ended, is_ours=True)
     pending = [asked[it.job_id] for it in reports if it.verdict is Verdict.PENDING]
     return [question.claimed_at for question in pending if question.claimed_at is not None]
 
@@ -370,7 +377,7 @@ def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step, te
         for place, (question, row) in enumerate(claimed):
             try:
                 issued += _issue(fresh, question, row, backend, context, done)
-                if issued and issued[-1].begun - issued[0].begun > NOTED_WITHIN:
+                if issued and issued[-1].job.begun - issued[0].job.begun > NOTED_WITHIN:
                     _note(fresh, issued, at=context.now())
                     issued = []
             except BackendError as error:
@@ -397,10 +404,7 @@ def _issue(
     is_missing = row is not None and row.missing_first is not None and row.epoch == cluster.epoch
     if is_missing and not _find(question, backend, context, done):
         return []
-    begun = context.now()
-    return [
-        _Issued(question, backend.submit_query(question.name, limit=cluster.max_in_flight), begun)
-    ]
+    return [_Issued(question, backend.submit_query(question.name, limit=cluster.max_in_flight))]
 
 
 def _note(cluster: Cluster, issued: Sequence[_Issued], *, at: datetime) -> None:
@@ -414,7 +418,7 @@ def _note(cluster: Cluster, issued: Sequence[_Issued], *, at: datetime) -> None:
         statements.upsert(
             [
                 Job(
-                    cluster=cluster, job_id=it.job_id, is_query=True, is_ours=True,
+                    cluster=cluster, job_id=it.job.job_id, is_query=True, is_ours=True,
                     epoch=cluster.epoch, state=JobState.QUEUED.value, seen_first=at, seen_last=at,
                     names=[it.question.name],
                     uuids=[it.question.uuid] if it.question.uuid else [],
@@ -427,7 +431,7 @@ def _note(cluster: Cluster, issued: Sequence[_Issued], *, at: datetime) -> None:
             Question,
             [
                 (
-                    {"job_id": it.job_id, "claimed_at": it.begun},
+                    {"job_id": it.job.job_id, "claimed_at": it.job.begun},
                     {"pk": it.question.pk, "token": it.question.token},  # guard: token
                 )
                 for it in issued

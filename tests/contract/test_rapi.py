@@ -72,7 +72,7 @@ class Rapi:
 
     def answer(self, name: str) -> JobReport:
         """Ask for one instance by a job, and await the report."""
-        job_id = self.backend.submit_query(name, limit=3)
+        job_id = self.backend.submit_query(name, limit=3).job_id
         return self.report(job_id)
 
     def report(self, job_id: int) -> JobReport:
@@ -260,14 +260,18 @@ def test_a_job_nobody_knows_is_lost(rapi: Rapi) -> None:
 
 
 def test_the_end_of_a_job_is_told_by_its_id(rapi: Rapi) -> None:
-    good, bad = (rapi.backend.submit_query(name, limit=3) for name in (rapi.names[0], "nobody"))
+    good, bad = (
+        rapi.backend.submit_query(name, limit=3).job_id for name in (rapi.names[0], "nobody")
+    )
     for job_id in (good, bad):
         rapi.report(job_id)
     assert rapi.states([good, bad]) == dict.fromkeys((good, bad), JobState.ENDED)
 
 
 def test_one_request_reports_on_many_jobs(rapi: Rapi) -> None:
-    submitted = {rapi.backend.submit_query(name, limit=3): clock() for name in rapi.names[:3]}
+    submitted = {
+        rapi.backend.submit_query(name, limit=3).job_id: clock() for name in rapi.names[:3]
+    }
     reports = rapi.backend.poll(submitted)
     assert {report.job_id for report in reports} == set(submitted)
     for job_id in submitted:
@@ -275,8 +279,8 @@ def test_one_request_reports_on_many_jobs(rapi: Rapi) -> None:
 
 
 def test_jobs_newer_than_an_id_can_be_asked_for(rapi: Rapi) -> None:
-    first = rapi.backend.submit_query(rapi.names[0], limit=3)
-    second = rapi.backend.submit_query(rapi.names[0], limit=3)
+    first = rapi.backend.submit_query(rapi.names[0], limit=3).job_id
+    second = rapi.backend.submit_query(rapi.names[0], limit=3).job_id
     rows = rapi.client.Query("job", ["id", "summary"], ["&", [">", "id", first]])["data"]
     assert [int(row[0][1]) for row in rows] == [second]
     assert rows[0][1] == [0, ["INSTANCE_QUERY_DATA"]]
@@ -285,7 +289,7 @@ def test_jobs_newer_than_an_id_can_be_asked_for(rapi: Rapi) -> None:
 
 def test_a_reading_of_the_queue_has_what_is_new_and_what_is_known(rapi: Rapi) -> None:
     first = rapi.backend.read_queue(None, [], whole=True)
-    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3).job_id
     assert first.highest is not None
     assert first.highest < job_id
     (job,) = rapi.backend.read_queue(first.highest, [], whole=False).jobs
@@ -300,7 +304,7 @@ def test_a_reading_of_the_queue_has_what_is_new_and_what_is_known(rapi: Rapi) ->
 def test_the_queue_in_bulk_is_read_as_a_query_of_it_is(
     rapi: Rapi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3).job_id
     report = rapi.report(job_id)
 
     def read() -> tuple[Any, ...]:
@@ -337,7 +341,7 @@ def test_an_operator_that_ganeti_does_not_know_is_refused(rapi: Rapi) -> None:
 
 
 def test_the_reason_of_a_query_reaches_the_job(rapi: Rapi) -> None:
-    job_id = rapi.backend.submit_query(rapi.names[0], limit=3)
+    job_id = rapi.backend.submit_query(rapi.names[0], limit=3).job_id
     (operation,) = rapi.client.GetJobStatus(job_id)["ops"]
     assert operation["OP_ID"] == "OP_INSTANCE_QUERY_DATA"
     assert operation["instances"] == [rapi.names[0]]

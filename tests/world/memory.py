@@ -14,6 +14,7 @@ from proj.backend import (
     QueuedJob,
     Reading,
     SaysNothing,
+    Submitted,
     TryAgain,
     Unreadable,
     Verdict,
@@ -77,13 +78,14 @@ class Memory:
         interval = _interval(begun or last.not_before, last.not_after)
         return Reading(tuple(jobs), interval, highest, unreadable)
 
-    def submit_query(self, instance: str, *, limit: int) -> int:
+    def submit_query(self, instance: str, *, limit: int) -> Submitted:
         """Issue a query job of ours."""
         if instance in self.world.faults.unaskable:
             self._ask("submit_query", instance, lambda: None)
             raise SaysNothing(f"{instance}: 500")
         ask = self.world.queries
-        return self._ask("submit_query", instance, lambda: ask.ours(instance, limit))[0]
+        job_id, interval = self._ask("submit_query", instance, lambda: ask.ours(instance, limit))
+        return Submitted(job_id, interval.not_before)
 
     def poll(self, submitted: Mapping[int, datetime]) -> Sequence[JobReport]:
         """Read how far these jobs have come."""

@@ -26,7 +26,7 @@ def listed(world: World) -> dict[str, str | None]:
 def asked(world: World, name: str, seconds: float = 1.0) -> tuple[Verdict, str | None]:
     """Ask about a name by a job, and return the verdict and the word."""
     backend, begun = world.backend(), world.clock()
-    number = backend.submit_query(name, limit=3)
+    number = backend.submit_query(name, limit=3).job_id
     world.clock.wait(seconds)
     (report,) = backend.poll({number: begun})
     seen = report.observations
@@ -201,7 +201,7 @@ def test_a_list_sees_what_is_half_done(
 def test_a_query_waits_for_the_job_that_works_on_the_instance(world: World) -> None:
     number = world.begin("SHUTDOWN", "web")
     backend, begun = world.backend(), world.clock()
-    query = backend.submit_query("web", limit=3)
+    query = backend.submit_query("web", limit=3).job_id
     world.clock.wait(600)
     assert states(world)[query] is JobState.WAITING
     world.finish(number)
@@ -215,7 +215,7 @@ def test_a_query_waits_for_a_node_that_a_nameless_job_has_locked_and_a_reboot_do
 ) -> None:
     lock = world.lock_node("node1", 3600)
     reboot = world.begin("REBOOT", "web", seconds=1)
-    query = world.backend().submit_query("web", limit=3)
+    query = world.backend().submit_query("web", limit=3).job_id
     world.clock.wait(60)
     assert states(world, reboot)[reboot] is JobState.ENDED
     assert states(world)[query] is JobState.WAITING
@@ -227,7 +227,7 @@ def test_a_query_waits_for_a_node_that_a_nameless_job_has_locked_and_a_reboot_do
 def test_a_query_of_ours_beyond_the_limit_stays_queued(world: World) -> None:
     world.lock_instance("web", 60)
     backend = world.backend()
-    numbers = [backend.submit_query("web", limit=2) for _ in range(3)]
+    numbers = [backend.submit_query("web", limit=2).job_id for _ in range(3)]
     assert [states(world)[number] for number in numbers] == ["waiting", "waiting", "queued"]
     world.clock.wait(62)
     assert world.our_jobs() == []
@@ -235,7 +235,7 @@ def test_a_query_of_ours_beyond_the_limit_stays_queued(world: World) -> None:
 
 def test_a_query_reads_what_is_true_when_it_runs(world: World) -> None:
     backend, begun = world.backend(), world.clock()
-    query = backend.submit_query("web", limit=3)
+    query = backend.submit_query("web", limit=3).job_id
     world.clock.wait(10)
     world.crash("web")
     (report,) = backend.poll({query: begun})
@@ -445,7 +445,7 @@ def test_a_submission_whose_answer_is_lost_has_issued_its_job(world: World) -> N
 
 def test_who_may_only_read_cancels_nothing(world: World) -> None:
     world.lock_node("node1")
-    number = world.backend().submit_query("web", limit=3)
+    number = world.backend().submit_query("web", limit=3).job_id
     world.faults.read_only = True
     assert not world.backend().cancel(number)
     world.faults.read_only = False
