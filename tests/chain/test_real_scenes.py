@@ -293,6 +293,23 @@ def test_a_crash_behind_the_lock_of_a_node_is_recorded_within_the_bound(known: L
     becomes(name, "ACTIVE running", TWO_LOOKS + JOB)
 
 
+def test_a_query_that_waits_for_a_lock_has_read_nothing_and_serves_a_later_wish(known: Lab) -> None:
+    number, before = 6, newest(known)
+    name = known.name(number)
+    with locked(known, known.node_of(number)):
+        ask(name)
+        until(lambda: open_ones(known, before), "its query is issued")
+        known.crash(number)
+        later = ask(name)
+        noted = Question.objects.filter(name=name, unstarted_at__gte=later.requested_at)
+        until(noted.exists, "it is known not to have begun")
+    assert closed(later).outcome == "reconciled"
+    assert recorded(name) == "STOPPED ERROR_down"
+    assert [asked for _, _, asked in ours(known, after=before)] == [name]
+    known.gnt("gnt-instance", "start", name)
+    becomes(name, "ACTIVE running", TWO_LOOKS + JOB)
+
+
 def test_what_the_watcher_restarts_is_recorded_as_running_and_left_in_peace(known: Lab) -> None:
     number = 5
     name = known.name(number)
