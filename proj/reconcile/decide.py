@@ -188,13 +188,13 @@ Seen = Listed | Unlisted | Answer | Absent | QueueRead
 class Policy:
     """What an operator may choose, and what a backend says about its own words."""
 
-    adopt: bool = True
-    proof_within: timedelta = timedelta(seconds=60)
+    proof_within: timedelta
     """So long a job may fail to prove what lists say; then lists that agree settle it."""
-    gone_after: timedelta = timedelta(seconds=10)
+    gone_after: timedelta
     """The least time between the two lists that prove an instance gone."""
-    doubt: timedelta = timedelta(seconds=120)
+    doubt: timedelta
     """What a job has contradicted is asked about again within so long: it may have become true."""
+    adopt: bool = True
     list_only: frozenset[str] = frozenset()
     """Words that two lists settle, and that no job is asked about."""
     ends_only: frozenset[str] = frozenset()

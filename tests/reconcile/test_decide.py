@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proj.ganeti.states import ENDS_ONLY, JOB_BLIND, LIST_ONLY, STATUS_OF_WORD, TOLD_BY_LISTS
+from proj.ganeti.states import JOB_BLIND, LIST_ONLY, STATUS_OF_WORD
 from proj.observation import Configuration, Interval, Observation, Status
 from proj.reconcile import decide as room
 from proj.reconcile.decide import (
@@ -29,11 +29,10 @@ from proj.reconcile.decide import (
     Unlisted,
     under_way,
 )
+from tests.world.engine import ganeti_policy, plain_policy
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-POLICY = Policy(
-    list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND, list_fields=TOLD_BY_LISTS
-)
+POLICY = ganeti_policy()
 REPORT = replace(POLICY, adopt=False)
 
 
@@ -1145,5 +1144,5 @@ def test_the_decision_is_total_and_keeps_every_promise() -> None:
 
 
 def test_without_words_of_its_own_a_backend_has_its_jobs_believed() -> None:
-    decision = room.decide(recorded("ERROR_wrongnode"), answer("ERROR_down"), Policy())
+    decision = room.decide(recorded("ERROR_wrongnode"), answer("ERROR_down"), plain_policy())
     assert decision.rule is Rule.JOB_CONVICTS

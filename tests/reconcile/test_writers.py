@@ -14,10 +14,11 @@ from django.db import IntegrityError, connection, transaction
 from proj.ganeti.states import STATUS_OF_WORD
 from proj.inventory.models import Cluster, Instance, Job, Question, Transition
 from proj.observation import Configuration, Interval, Observation, Status
-from proj.reconcile.decide import Action, Answer, Policy, QueueRead
+from proj.reconcile.decide import Action, Answer, QueueRead
 from proj.reconcile.record import Item, record
 from proj.reconcile.settings import Tuning
 from tests.reconcile.conftest import Stage, make_stage
+from tests.world.engine import plain_policy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -94,7 +95,7 @@ class Writer:
 
     def _write(self) -> None:
         with transaction.atomic():
-            record(self._cluster, [self._item], Policy(), Tuning(), now=lambda: moment(60))
+            record(self._cluster, [self._item], plain_policy(), Tuning(), now=lambda: moment(60))
 
     def _pause(self, execute: Callable[..., Any], *statement: Any) -> Any:
         self._waits.set()
@@ -186,7 +187,7 @@ def test_one_that_is_told_of_twice_at_once_is_recorded_once(empty: Stage) -> Non
     cluster = empty.engine.cluster
     with transaction.atomic():
         items = [evidence(10, "running"), evidence(20, "ERROR_down")]
-        record(cluster, items, Policy(), Tuning(), now=lambda: moment(60))
+        record(cluster, items, plain_policy(), Tuning(), now=lambda: moment(60))
     assert Instance.objects.get().uuid == UUID
 
 
@@ -194,7 +195,9 @@ def test_of_two_that_tell_of_one_at_once_the_second_is_asked_again(empty: Stage)
     row = add_row(empty.engine.cluster)
     with transaction.atomic():
         items = [evidence(10, "running"), evidence(20, "ERROR_down")]
-        settled = record(empty.engine.cluster, items, Policy(), Tuning(), now=lambda: moment(60))
+        settled = record(
+            empty.engine.cluster, items, plain_policy(), Tuning(), now=lambda: moment(60)
+        )
     assert [it.decision.action for it in settled] == [Action.RECORD, Action.ASK]
     trail = Transition.objects.filter(instance=row, field="status")
     assert [(it.before, it.after) for it in trail] == [("UNKNOWN", "ACTIVE")]
@@ -204,7 +207,7 @@ def test_one_whose_name_is_a_path_is_not_recorded_whoever_tells_of_it(empty: Sta
     seen = replace(evidence(10, "running").seen.seen, instance="../vm1")  # type: ignore[union-attr]
     item = Item(Answer(seen), UUID, "../vm1", "job", 7)
     with transaction.atomic():
-        record(empty.engine.cluster, [item], Policy(), Tuning(), now=lambda: moment(60))
+        record(empty.engine.cluster, [item], plain_policy(), Tuning(), now=lambda: moment(60))
     assert not Instance.objects.exists()
 
 
@@ -217,7 +220,7 @@ def test_a_reading_that_is_older_than_the_recorded_does_not_make_it_older(empty:
     )  # fmt: skip
     item = Item(QueueRead(Interval(moment(10), moment(11))), UUID, "vm1", "queue")
     with transaction.atomic():
-        record(cluster, [item], Policy(), Tuning(), now=lambda: moment(15))
+        record(cluster, [item], plain_policy(), Tuning(), now=lambda: moment(15))
     row.refresh_from_db()
     assert row.status == "REBOOT"
     assert (row.observed_not_before, row.observed_not_after) == (moment(12), moment(13))

@@ -37,10 +37,19 @@ FREE = Limits(deleted_share=1.0, stopped_share=1.0)
 """A brake that holds nothing but an empty list."""
 
 
+def plain_policy() -> Policy:
+    """Return rules for a backend that has no words of its own."""
+    return Policy(timedelta(seconds=60), timedelta(seconds=10), timedelta(seconds=120))
+
+
 def ganeti_policy() -> Policy:
     """Return the rules by which instances of a Ganeti are decided."""
-    return Policy(
-        list_only=LIST_ONLY, ends_only=ENDS_ONLY, job_blind=JOB_BLIND, list_fields=TOLD_BY_LISTS
+    return replace(
+        plain_policy(),
+        list_only=LIST_ONLY,
+        ends_only=ENDS_ONLY,
+        job_blind=JOB_BLIND,
+        list_fields=TOLD_BY_LISTS,
     )
 
 
