@@ -163,21 +163,21 @@ def _recover(
     Returns:
         The questions that are in flight, by their jobs; and how many answers wait to be settled.
     """
-    flying, lost, answers = {}, [], 0
+    flying, answers = {}, []
     for question in Question.objects.filter(cluster=cluster).exclude(token=""):
         if question.answer is not None:
-            answers += 1
-            if _is_late(question, tuning.answer_timeout, at):
-                lost.append(question)
+            answers.append(question)
         elif question.job_id is not None and _is_dated(question, at):
             flying[question.job_id] = question
         elif _is_late(question, tuning.submit_timeout, at):
             questions.failed(question, tuning, "lost with its worker", at=at)
-    # One message: who takes it settles the others too, and while nobody does none pile up.
-    done.answered += [Answered(it.pk, it.name) for it in lost[:1]]
-    mine = Question.objects.filter(pk__in=[it.pk for it in lost])
-    mine.filter(answer__isnull=False).update(claimed_at=at)  # guard: answer__isnull
-    return flying, answers
+    late = next((it for it in answers if _is_late(it, tuning.answer_timeout, at)), None)
+    if late is not None:
+        # One message: who takes it settles the others too, and while nobody does none pile up.
+        done.answered.append(Answered(late.pk, late.name))
+        mine = Question.objects.filter(pk__in=[it.pk for it in answers])
+        mine.filter(answer__isnull=False).update(claimed_at=at)  # guard: answer__isnull
+    return flying, len(answers)
 
 
 def _is_late(question: Question, seconds: float, at: datetime) -> bool:

@@ -183,9 +183,10 @@ def claim(
     if not taken and cluster.audit_at is not None:
         return []
     _take([question for question, _ in taken], at=at)
-    Cluster.objects.filter(pk=cluster.pk).update(
-        asked=F("asked") + len(taken), audit_tokens=tokens - choice.spent, audit_at=at
-    )
+    left = {
+        "asked": cluster.asked + len(taken), "audit_tokens": tokens - choice.spent, "audit_at": at,
+    }  # fmt: skip
+    statements.update(Cluster, left, pk=cluster.pk)
     return taken
 
 

@@ -40,7 +40,7 @@ class Tuning:
     """Between two polls while none ends and none is issued, as when all wait for a lock."""
     submit_timeout: float = 90.0
     """A question claimed this long ago without a job id was lost with its worker."""
-    answer_timeout: float = 30.0
+    answer_timeout: float = 10.0
     """An answer that nobody has settled by then was lost with its task."""
     query_timeout: float = 300.0
     """A job that has not ended by then is given up, and canceled where the user may."""
