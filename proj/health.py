@@ -90,12 +90,10 @@ def _broken_promises(at: datetime) -> Iterator[str]:
 
 
 def _unexcused(late: "QuerySet[Instance]", at: datetime) -> Iterator[Instance]:
-    """Yield those that do not wait by right, a page at a time."""
-    last = 0
-    while page := list(late.filter(pk__gt=last).select_related("cluster").order_by("pk")[:PAGE]):
+    """Yield those that do not wait by right."""
+    for page in rows.pages(late.select_related("cluster"), PAGE):
         excused = _excused(page, at)
         yield from (row for row in page if row not in excused)
-        last = page[-1].pk
 
 
 def _is_later(than: datetime, *moments: datetime | None) -> bool:

@@ -3,7 +3,7 @@
 A moment of another epoch, or one that lies ahead, is no moment: whatever a row holds, it reads.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -183,6 +183,14 @@ def portion(them: "QuerySet[T]", turn: int, size: int) -> list[T]:
     if parts == 1:
         return list(them.order_by("pk"))
     return list(them.alias(part=Mod("pk", parts)).filter(part=turn % parts).order_by("pk"))
+
+
+def pages(them: "QuerySet[T]", size: int) -> Iterator[list[T]]:
+    """Yield all rows by their keys, so many at a time, as far as they are wanted."""
+    last = 0
+    while page := list(them.filter(pk__gt=last).order_by("pk")[:size]):
+        yield page
+        last = page[-1].pk
 
 
 def key_of(row: Instance) -> str:

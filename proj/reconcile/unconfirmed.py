@@ -1,6 +1,6 @@
 """What is left of a request: who has not been confirmed since, and why."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -126,9 +126,10 @@ class View:
         # Strangers before rows: one that becomes known in between is found as both, not as neither.
         listed = self._strangers().filter(wanted_since__lte=request.scoped_at, listed__isnull=False)
         unknown = list(listed.order_by("pk"))
-        asked = {it.uuid or it.name: it for it in Question.objects.filter(cluster=self.cluster)}
-        for row in self.unconfirmed(request).order_by("pk").iterator():
-            yield self._why(row, asked.get(rows.key_of(row)))
+        for page in rows.pages(self.unconfirmed(request), NAMED):
+            asked = questions_of(self.cluster, page)
+            for row in page:
+                yield self._why(row, asked.get(rows.key_of(row)))
         for question in unknown:
             yield self._why_asked(question.name, question)
 
@@ -227,6 +228,14 @@ class View:
         Cluster.objects.filter(pk=cluster.pk, next_look_at__gt=self.at + soon).update(
             next_look_at=self.at + soon
         )
+
+
+def questions_of(cluster: Cluster, them: Sequence[Instance]) -> dict[str, Question]:
+    """Return the questions about these instances, by uuid, or by name where they have none."""
+    uuids, names = [it.uuid for it in them if it.uuid], [it.name for it in them if not it.uuid]
+    is_it = Q(uuid__in=uuids) | Q(uuid=None, name__in=names)
+    mine = Question.objects.filter(is_it, cluster=cluster)
+    return {question.uuid or question.name: question for question in mine}
 
 
 def question_of(cluster: Cluster, uuid: str | None, name: str) -> Question | None:
