@@ -364,14 +364,15 @@ def _submit(cluster: Cluster, backend: Backend, context: Context, done: Step, te
     tuning, policy = context.tuning, context.policy_of(cluster)
     if not questions.is_anybody_waiting(cluster, policy, tuning, at=context.now()):
         return
+    if done.answered:
+        # Before anything is claimed: where nobody can be told, no claim is lost with this step.
+        tell(done.answered)
+        done.answered = []
     with transaction.atomic():
         fresh = turns.locked(cluster)
         if fresh is None or fresh.paused:
             return
         claimed = questions.claim(fresh, policy, tuning, at=context.now())
-    if claimed and done.answered:
-        tell(done.answered)
-        done.answered = []
     issued: list[_Issued] = []
     try:
         for place, (question, row) in enumerate(claimed):
