@@ -121,8 +121,11 @@ def record(
             settled.append(Settled(item, seen, decision, row))
             if row is not None and decision.action is Action.RECORD:
                 changed.add(row.pk)
-            is_now = decision.rule not in (Rule.STALE, Rule.OVERLAPS)
-            if row is not None and is_now and isinstance(seen, Listed | Answer):  # guard: is_now
+            if (
+                row is not None
+                and isinstance(seen, Listed | Answer)
+                and decision.rule not in (Rule.STALE, Rule.OVERLAPS)  # guard
+            ):
                 known.claim(row, seen)
     _brake(cluster, settled, tuning, at=at)
     for it in settled:

@@ -151,7 +151,7 @@ class View:
             uuid=request.uuid,
             epoch=self.cluster.epoch,  # guard: epoch
             confirmed_at__gte=request.requested_at,
-            confirmed_at__lte=self.at,
+            confirmed_at__lte=self.at,  # guard: confirmed_at__lte
         )
         if is_absent(request) or (request.uuid and gone.exists()):
             # By proof; and nobody lives under its name.

@@ -121,6 +121,23 @@ def test_a_submission_that_fails_late_gives_back_nobody_elses_claim(ten: Stage) 
     assert (question.token, question.job_id, question.attempts) == ("another", 4711, 0)
 
 
+def test_a_poll_that_comes_late_dates_no_claim_of_another(ten: Stage) -> None:
+    lock = ten.world.lock_instance("vm3")
+    ten.ask("vm3")
+    ten.go_on(2)
+    ten.ask("vm3")
+
+    def claim(method: str) -> None:
+        if method == "poll":
+            Question.objects.update(token="another")
+
+    ten.world.touched = claim
+    ten.engine.step(ten.engine.cluster.await_token)
+    assert Question.objects.get().unstarted_at is None
+    ten.world.touched = None
+    ten.world.finish(lock)
+
+
 def test_who_takes_up_an_answer_that_was_lost_dates_no_claim_of_another(ten: Stage) -> None:
     ten.ask("vm3")
     ten.engine.ask()
@@ -317,9 +334,14 @@ def test_an_answer_that_tells_no_uuid_says_nothing_of_one_who_has_one(ten: Stage
     assert ten.recorded()["vm3"] == "ACTIVE running"
 
 
+@pytest.mark.parametrize("status", ["ACTIVE", "DELETED"])
 @pytest.mark.parametrize("how", ["ahead", "of another epoch"])
-def test_an_answer_that_another_clock_dated_serves_no_request(ten: Stage, how: str) -> None:
+def test_an_answer_that_another_clock_dated_serves_no_request(
+    ten: Stage, how: str, status: str
+) -> None:
     wished = ten.ask("vm3")
+    if status == "DELETED":
+        Instance.objects.filter(name="vm3").update(status=status, backend_status="")
     if how == "ahead":
         Instance.objects.update(confirmed_at=ten.clock() + timedelta(hours=1))
     else:

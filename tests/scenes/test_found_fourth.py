@@ -306,6 +306,7 @@ def test_a_list_from_before_an_announcement_gives_it_no_uuid(scene: Scene) -> No
     scene.engine.look_now()
     row = scene.row("new")
     mine = row.api_id
+    assert row.uuid is None
     scene.go_on(120)
     assert scene.row("new").api_id == mine
 
