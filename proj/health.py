@@ -72,11 +72,8 @@ def _broken_promises(at: datetime) -> Iterator[str]:
             unreadable.append(cluster.pk)
         if cluster.has_questions and cluster.ask_failures:
             yield f"{cluster.name}: questions wait, and cannot be asked: {_error(cluster)}"
-        elif cluster.has_questions and not _is_later(
-            at - bound, cluster.asked_at, cluster.next_ask_at
-        ):
-            why = "nobody asks them: does the worker `ganeti` run?"
-            yield f"{cluster.name}: questions wait, and {why}"
+        elif _is_unasked(cluster, at - bound, has_questions=cluster.has_questions):
+            yield f"{cluster.name}: nobody asks about it: does the worker `on-demand` run?"
         if cluster.has_answers and not _is_later(at - bound, cluster.settled_at):
             why = "does the worker `reconcile` run?"
             yield f"{cluster.name}: answers wait to be settled: {why}"
@@ -94,6 +91,13 @@ def _unexcused(late: "QuerySet[Instance]", at: datetime) -> Iterator[Instance]:
     for page in rows.pages(late.select_related("cluster"), PAGE):
         excused = _excused(page, at)
         yield from (row for row in page if row not in excused)
+
+
+def _is_unasked(cluster: Cluster, since: datetime, *, has_questions: bool) -> bool:
+    """Whether no chain has seen since then whether anything is to be asked, as each look has it."""
+    if cluster.asked_at is None:
+        return has_questions
+    return cluster.asked_at < since and not cluster.is_failing
 
 
 def _is_later(than: datetime, *moments: datetime | None) -> bool:

@@ -27,7 +27,7 @@ from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Job, Priority, Question, Request
 from proj.observation import Interval
 from proj.reconcile import questions, requests, turns
-from proj.reconcile.context import Context, backoff
+from proj.reconcile.context import BACKWARDS, Context, backoff
 from proj.reconcile.questions import Wanted
 from proj.reconcile.settings import Tuning
 from proj.reconcile.turns import Turn
@@ -129,7 +129,7 @@ def _advance(held: Turn, context: Context, tell: Tell) -> Step:
         turns.release(held)
         return done
     try:
-        flying, answers = _recover(cluster, tuning, done, at=held.at)
+        flying, answers = _recover(cluster, context, done)
         backend = context.connect(cluster)
         if cluster.is_failing:
             backend.version()
@@ -155,16 +155,17 @@ def _advance(held: Turn, context: Context, tell: Tell) -> Step:
     return done
 
 
-def _recover(
-    cluster: Cluster, tuning: Tuning, done: Step, *, at: datetime
-) -> tuple[dict[int, Question], int]:
+def _recover(cluster: Cluster, context: Context, done: Step) -> tuple[dict[int, Question], int]:
     """Take up what a worker left that died: a claim without a job, an answer not settled.
 
     Returns:
         The questions that are in flight, by their jobs; and how many answers wait to be settled.
     """
-    flying, answers = {}, []
-    for question in Question.objects.filter(cluster=cluster).exclude(token=""):
+    tuning, flying, answers = context.tuning, {}, []
+    claimed = list(Question.objects.filter(cluster=cluster).exclude(token=""))
+    # After they are read: what another worker has claimed meanwhile does not lie ahead.
+    at = context.now()
+    for question in claimed:
         if question.answer is not None:
             answers.append(question)
         elif question.job_id is not None and _is_dated(question, at):
@@ -187,8 +188,8 @@ def _is_late(question: Question, seconds: float, at: datetime) -> bool:
 
 
 def _is_dated(question: Question, at: datetime) -> bool:
-    """Whether it is known when it was claimed."""
-    return question.claimed_at is not None and question.claimed_at <= at
+    """Whether it is known when it was claimed; the clock may have gone back a little since."""
+    return question.claimed_at is not None and question.claimed_at <= at + BACKWARDS
 
 
 def _poll(

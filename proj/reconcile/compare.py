@@ -183,7 +183,7 @@ def _compare_listed(
     mine = Instance.objects.filter(cluster=cluster).order_by()
     known = {row.uuid: row for row in mine.filter(uuid__in=[it.uuid for it in seen if it.uuid])}
     named = mine.filter(rows.HAS_NO_LASTING_UUID, name__in=[it.instance for it in seen])
-    by_name = {row.name: row for row in named if row.uuid not in listed}
+    by_name = {row.name: row for row in named if rows.is_known_by_name(row, listed)}
     has_uuid = living_with_uuid(cluster, seen)
     strangers = []
     for it in seen:

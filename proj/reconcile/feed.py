@@ -243,7 +243,7 @@ def _settle(
     differing = Instance.objects.filter(cluster=cluster, differs_since__isnull=False)
     items = {
         row.pk: Item(QueueRead(interval), row.uuid, row.name, LISTS)
-        for row in rows.portion(differing, cluster.feeds, SETTLED_AT_ONCE)
+        for row in rows.portion(differing, SETTLED_AT_ONCE)
     }
     begun = [job for job in mirror.works() if job.running_since and _status_of(job)]
     names = [name for job in begun for name in rows.texts(job.names)]
@@ -271,7 +271,7 @@ def _adopt_listed(
     listed = Question.objects.filter(cluster=cluster, listed__isnull=False)
     work = mirror.index()
     items = []
-    for question in rows.portion(listed, cluster.feeds, SETTLED_AT_ONCE):
+    for question in rows.portion(listed, SETTLED_AT_ONCE):
         stranger = rows.stranger_of(question.listed)
         if stranger is None:
             continue

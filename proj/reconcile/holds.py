@@ -24,9 +24,10 @@ class CannotBeApproved(Exception):
 
 def entries_of(hold: Hold) -> list[Entry]:
     """Return what a hold names; an entry that cannot be read names nothing."""
+    entries = hold.entries if isinstance(hold.entries, list) else []
     return [
         Entry(*(str(part) for part in entry))
-        for entry in hold.entries
+        for entry in entries
         if isinstance(entry, list) and len(entry) == 4
     ]
 

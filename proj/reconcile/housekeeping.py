@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request
 from proj.reconcile import requests, rows, turns
@@ -30,6 +30,7 @@ def keep_house(context: Context, *, keep: timedelta) -> None:
                 continue
             _void(fresh, context.tuning, at=at)
             _end_unserved(fresh, context, at=at)
+            _forget_nobodys(fresh, context.tuning, at=at)
         requests.forget(cluster, before=at - keep)
         # Each look at a mass change that grows leaves one, which nobody can approve any more.
         over = at - timedelta(seconds=context.tuning.hold_for)
@@ -55,6 +56,20 @@ def _end_unserved(cluster: Cluster, context: Context, *, at: datetime) -> None:
     )
     if waiting.exclude(kind=Request.Kind.PLAN).exists():
         requests.settle(cluster, context.policy_of(cluster), context.tuning, now=context.now)
+
+
+def _forget_nobodys(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:
+    """Forget what was said, or asked, of nobody: also where no reading does, as of a paused one."""
+    late = at - timedelta(seconds=2 * tuning.proof_within)
+    Job.objects.filter(cluster=cluster, announced=True, job_id=None, seen_first__lt=late).delete()
+    wishes = Request.objects.filter(
+        cluster=cluster, state=Request.State.OPEN, name=OuterRef("name")
+    )
+    known = Instance.objects.filter(cluster=cluster, name=OuterRef("name"))
+    Question.objects.filter(
+        ~Exists(wishes), ~Exists(known),
+        cluster=cluster, uuid=None, listed__isnull=True, token="", wanted_since__lt=late,
+    ).delete()  # fmt: skip
 
 
 def _void(cluster: Cluster, tuning: Tuning, *, at: datetime) -> None:

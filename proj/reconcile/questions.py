@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, TypeVar
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Exists, F, Model, OuterRef, Q, QuerySet
 
 from proj.backend import JobState
@@ -66,12 +66,15 @@ def ask(
         at: now.
         override_each: those that back off are asked now, if they were not so within this time.
     """
-    statements.update(Cluster, {"next_ask_at": at}, pk=cluster.pk, ask_failures=0)
     items = sorted({(it.uuid or "", it.name): it for it in instances}.items())
-    for by_uuid in (True, False):
-        mine = [it for _, it in items if bool(it.uuid) is by_uuid]
-        if mine:
-            _upsert(cluster, mine, priority, at, override_each, by_uuid=by_uuid)
+    with transaction.atomic(savepoint=False):
+        # Under its lock, as whoever claims: he makes rows for those that he finds to have none.
+        statements.update(Cluster, {"name": cluster.name}, pk=cluster.pk)
+        statements.update(Cluster, {"next_ask_at": at}, pk=cluster.pk, ask_failures=0)
+        for by_uuid in (True, False):
+            mine = [it for _, it in items if bool(it.uuid) is by_uuid]
+            if mine:
+                _upsert(cluster, mine, priority, at, override_each, by_uuid=by_uuid)
 
 
 def _upsert(
@@ -459,7 +462,7 @@ def end_needless(cluster: Cluster, jobs: Iterable[Job], tuning: Tuning, *, at: d
         token="",  # guard: token
         newer_than__lt=listed_at,  # guard: newer_than
     )
-    asked = rows.portion(waiting, cluster.feeds, ENDED_AT_ONCE)
+    asked = rows.portion(waiting, ENDED_AT_ONCE)
     if not asked:
         return
     late = at + timedelta(seconds=tuning.proof_within)

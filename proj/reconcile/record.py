@@ -17,7 +17,7 @@ from django.db.models import Q, QuerySet
 from proj.inventory import statements
 from proj.inventory.models import Cluster, Instance, Transition
 from proj.names import is_instance_name
-from proj.observation import Interval, Status, to_json
+from proj.observation import Interval, to_json
 from proj.reconcile import brake, holds, rows
 from proj.reconcile.brake import Entry
 from proj.reconcile.context import Clock
@@ -195,7 +195,7 @@ class _Rows:
         for row in _of(cluster, uuids - {None}, names):
             if row.uuid:
                 self._by_uuid[row.uuid] = row
-            if row.status != Status.DELETED and (not row.uuid or not row.backend_status):
+            if rows.is_known_by_name(row, uuids):
                 self._by_name[row.name] = row
         self.cluster = cluster
 

@@ -196,7 +196,7 @@ def settle(cluster: Cluster, policy: Policy, tuning: Tuning, *, now: Clock) -> N
     request does, so that none seems to be of the future.
     """
     mine = Request.objects.filter(cluster=cluster, state=OPEN).exclude(kind=Request.Kind.PLAN)
-    seen_to = rows.portion(mine, cluster.feeds, SEEN_TO_AT_ONCE)
+    seen_to = rows.portion(mine, SEEN_TO_AT_ONCE)
     _settle(cluster, seen_to, policy, tuning, now())
 
 
@@ -252,7 +252,7 @@ def _settle(
 
 def _see_to(request: Request, cluster: Cluster, at: datetime) -> None:
     """Make again the question of a request that has none."""
-    if request.kind != Request.Kind.INSTANCE or is_absent(request):
+    if request.kind != Request.Kind.INSTANCE or is_absent(request, at=at):
         return
     row, since = _row_of(cluster, request), request.requested_at
     if row and row.epoch == cluster.epoch and row.confirmed_at and since <= row.confirmed_at <= at:

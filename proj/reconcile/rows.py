@@ -3,7 +3,8 @@
 A moment of another epoch, or one that lies ahead, is no moment: whatever a row holds, it reads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -170,19 +171,29 @@ def void(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def portion(them: "QuerySet[T]", turn: int, size: int) -> list[T]:
-    """Return about as many rows as a turn works through, others each turn.
+def portion(them: "QuerySet[T]", size: int) -> list[T]:
+    """Return about as many rows as a turn works through, drawn anew each turn.
 
     With some, as with those that are held, nothing may ever be done: they keep no others from
-    their turn. As the number of parts is a power of two, each row has its turn in as many turns
-    as there ever are parts, however their number changes meanwhile.
+    their turn. By chance, so that nothing which goes on in step with the turns can either.
     """
-    number, parts = them.count(), 1
-    while parts * size < number:
-        parts *= 2
-    if parts == 1:
+    parts = -(-them.count() // size)
+    if parts <= 1:
         return list(them.order_by("pk"))
-    return list(them.alias(part=Mod("pk", parts)).filter(part=turn % parts).order_by("pk"))
+    part = random.randrange(parts)
+    return list(them.alias(part=Mod("pk", parts)).filter(part=part).order_by("pk"))
+
+
+def is_known_by_name(row: Instance, told: Container[str | None]) -> bool:
+    """Whether whoever bears the name of this row now is the one that it is about.
+
+    Args:
+        row: one that may have no lasting uuid.
+        told: uuids that the evidence tells: one of these has the name that it is told with.
+    """
+    if row.status == Status.DELETED or (row.uuid and row.backend_status):
+        return False
+    return not row.uuid or (row.uuid not in told and names_of(row) == {row.name})
 
 
 def pages(them: "QuerySet[T]", size: int) -> Iterator[list[T]]:

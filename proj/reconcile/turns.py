@@ -249,7 +249,7 @@ def redate(cluster: Cluster, *, at: datetime) -> None:
     )  # fmt: skip
     wishes = Request.objects.filter(cluster=cluster, state=Request.State.OPEN)
     wishes.exclude(epoch=epoch).update(
-        epoch=epoch, requested_at=at, scoped_at=None, blocked_since=None
+        epoch=epoch, requested_at=at, scoped_at=None, blocked_since=None, absent_at=None
     )
     Job.objects.filter(cluster=cluster).exclude(epoch=epoch).update(
         epoch=epoch, seen_first=at, seen_last=at, running_since=None, unstarted_at=None

@@ -153,7 +153,7 @@ class View:
             confirmed_at__gte=request.requested_at,
             confirmed_at__lte=self.at,  # guard: confirmed_at__lte
         )
-        if is_absent(request) or (request.uuid and gone.exists()):
+        if is_absent(request, at=self.at) or (request.uuid and gone.exists()):
             # By proof; and nobody lives under its name.
             return
         question = question_of(self.cluster, request.uuid, request.name)
@@ -243,5 +243,7 @@ def question_of(cluster: Cluster, uuid: str | None, name: str) -> Question | Non
     return mine.filter(uuid=uuid).first() if uuid else mine.filter(uuid=None, name=name).first()
 
 
-def is_absent(request: Request) -> bool:
-    return request.absent_at is not None and request.absent_at >= request.requested_at
+def is_absent(request: Request, *, at: datetime) -> bool:
+    """Whether there is nobody of this name, by evidence that began after the request."""
+    absent = request.absent_at
+    return absent is not None and request.requested_at <= absent <= at
