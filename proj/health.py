@@ -15,6 +15,7 @@ from proj.inventory.fleet import held, is_queue_read
 from proj.inventory.models import Cluster, Instance, Question
 from proj.inventory.schema import Schema
 from proj.reconcile import holds, rows, shown
+from proj.reconcile.context import BACKWARDS
 from proj.wiring import tuning
 
 PERIODS = 5
@@ -60,7 +61,9 @@ def _broken_promises(at: datetime) -> Iterator[str]:
         has_answers=Exists(_answers_since(at - bound)),
     )
     for cluster in clusters:
-        is_unlisted = cluster.listed_at is not None and cluster.listed_at < at - bound
+        # Also of an epoch before: whoever looks at it sets it anew at once.
+        listed = cluster.listed_at
+        is_unlisted = listed is not None and not at - bound <= listed <= at + BACKWARDS
         if cluster.failures >= FAILURES or is_unlisted:
             why = _error(cluster) or "its looks do not end: see the log of the worker `ganeti`"
             yield f"{cluster.name}: its instances cannot be listed: {why}"

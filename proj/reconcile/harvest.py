@@ -47,7 +47,10 @@ def harvest(cluster: Cluster, context: Context, policy: Policy) -> bool:
     is_asked = False
     for job in waiting.order_by("job_id")[:AT_ONCE]:
         # Gone before it is read: a result that hangs or poisons is not the first again.
-        Job.objects.filter(pk=job.pk).update(unstarted_at=None)
+        mine = Job.objects.filter(pk=job.pk, unstarted_at=job.unstarted_at)
+        if not mine.update(unstarted_at=None):
+            # Another turn has it.
+            continue
         try:
             is_asked |= _read(cluster, job, context, policy)
         except Busy:

@@ -177,25 +177,20 @@ class _Rows:
     """The rows of all instances that a batch is about, locked in the order of their keys."""
 
     def __init__(self, cluster: Cluster, items: Sequence[Item]) -> None:
-        uuids, names = set(), set()
-        for item in items:
-            answering = item.seen.seen if isinstance(item.seen, Listed | Answer) else None
-            uuids |= {item.uuid, answering.uuid if answering else None}
-            if item.uuid is None:
-                names.add(item.name)
-            if answering is not None:
-                names.add(answering.instance)
+        seen = [it.seen.seen for it in items if isinstance(it.seen, Listed | Answer)]
+        told = {it.uuid for it in seen}
+        uuids = told | {item.uuid for item in items}
+        names = {it.instance for it in seen} | {it.name for it in items if it.uuid is None}
         self._drafts: dict[int, _Draft] = {}
         self._by_uuid: dict[str, Instance] = {}
         self._by_name: dict[str, Instance] = {}
         """Of those that have no lasting uuid."""
         self._new: list[_Draft] = []
-        seen = [it.seen.seen for it in items if isinstance(it.seen, Listed | Answer)]
         self._has_uuid = living_with_uuid(cluster, seen)
         for row in _of(cluster, uuids - {None}, names):
             if row.uuid:
                 self._by_uuid[row.uuid] = row
-            if rows.is_known_by_name(row, uuids):
+            if rows.is_known_by_name(row, told):
                 self._by_name[row.name] = row
         self.cluster = cluster
 

@@ -222,7 +222,6 @@ def begin_epoch(cluster: Cluster, generation: str, *, at: datetime, keeping: Kin
             next_look_at=None,
             next_follow_at=None,
             next_ask_at=None,
-            listed_at=None,
             looked_not_before=None,
             looked_not_after=None,
             followed_since=None,

@@ -11,7 +11,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 still_open = pytest.mark.xfail(strict=True, reason="proven, and not mended yet")
 
 
-@still_open
 def test_health_is_not_green_while_nobody_looks_but_houses_are_kept(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,7 +452,6 @@ def test_what_lists_said_of_one_that_is_gone_is_not_kept_for_ever(scene: Scene) 
     assert feed._is_quiet(scene.engine.cluster)
 
 
-@still_open
 def test_a_result_of_others_is_read_once(scene: Scene) -> None:
     """One turn reads it slowly; meanwhile the next turn has the same work before it."""
     w = scene.world

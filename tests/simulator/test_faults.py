@@ -118,7 +118,7 @@ def test_jobs_may_be_stuck_canceled_lost_and_archived(
 ) -> None:
     name = next(iter(cluster.truth.instances))
     cluster.queue.stuck = True
-    stuck, canceled, lost = (backend.submit_query(name, limit=3) for _ in range(3))
+    stuck, canceled, lost = (backend.submit_query(name, limit=3).job_id for _ in range(3))
     assert verdict(backend, stuck) is Verdict.PENDING
     assert cluster.queue.cancel(canceled)
     assert verdict(backend, canceled) is Verdict.RETRY
@@ -135,10 +135,10 @@ def test_a_master_that_moves_kills_what_ran_and_jumps_in_its_ids(
 ) -> None:
     name = next(iter(cluster.truth.instances))
     cluster.queue.seconds = 60
-    before = backend.submit_query(name, limit=3)
+    before = backend.submit_query(name, limit=3).job_id
     cluster.queue.move_master()
     assert verdict(backend, before) is Verdict.RETRY
-    assert backend.submit_query(name, limit=3) > before + 900
+    assert backend.submit_query(name, limit=3).job_id > before + 900
 
 
 def test_a_clock_off_by_an_hour_changes_no_observation(
@@ -210,7 +210,9 @@ def test_a_list_may_be_in_any_order_and_lack_uuids(
 def test_one_result_that_cannot_be_had_fails_a_request_that_asks_for_it(
     cluster: Cluster, backend: GanetiBackend
 ) -> None:
-    good, bad = (backend.submit_query(name, limit=3) for name in list(cluster.truth.instances)[:2])
+    good, bad = (
+        backend.submit_query(name, limit=3).job_id for name in list(cluster.truth.instances)[:2]
+    )
     until(lambda: verdict(backend, good) is Verdict.ANSWERED, "the job ends")
     cluster.faults.unfetchable.add(bad)
     with pytest.raises(TryAgain):
@@ -227,7 +229,7 @@ def test_a_result_may_hang_the_request_that_asks_for_it(
     cluster: Cluster, backend: GanetiBackend
 ) -> None:
     name = next(iter(cluster.truth.instances))
-    job = backend.submit_query(name, limit=3)
+    job = backend.submit_query(name, limit=3).job_id
     cluster.faults.hanging.add(name)
     cluster.queue.end(job)
     client = connect(backend._connection, timeout=1)
@@ -241,7 +243,7 @@ def test_a_row_of_the_queue_that_cannot_be_read_spoils_itself_alone(
     cluster: Cluster, backend: GanetiBackend
 ) -> None:
     names = list(cluster.truth.instances)[:2]
-    good, bad = (backend.submit_query(name, limit=3) for name in names)
+    good, bad = (backend.submit_query(name, limit=3).job_id for name in names)
     cluster.faults.spoiled.add(bad)
     reading = backend.read_queue(0, [], whole=True)
     assert [job.job_id for job in reading.jobs] == [good]
@@ -250,7 +252,7 @@ def test_a_row_of_the_queue_that_cannot_be_read_spoils_itself_alone(
 
 def test_a_user_who_may_only_read_cancels_nothing(cluster: Cluster, backend: GanetiBackend) -> None:
     cluster.faults.rights, cluster.queue.stuck = "read", True
-    job = backend.submit_query(next(iter(cluster.truth.instances)), limit=3)
+    job = backend.submit_query(next(iter(cluster.truth.instances)), limit=3).job_id
     assert backend.cancel(job) is False
     assert verdict(backend, job) is Verdict.PENDING
     cluster.faults.rights = "write"
@@ -295,7 +297,7 @@ def test_a_node_that_hangs_makes_the_list_slow_and_silent_about_its_instances(
     assert time.monotonic() - begun >= 0.4
     assert listed[name] == "ERROR_nodedown"
     assert "running" in listed.values()
-    job = backend.submit_query(name, limit=3)
+    job = backend.submit_query(name, limit=3).job_id
     assert verdict(backend, job) is Verdict.PENDING
     until(lambda: verdict(backend, job) is Verdict.FAILED, "it is given up")
 
@@ -307,7 +309,7 @@ def test_an_instance_that_its_own_system_shut_down_did_not_crash(
     cluster.truth.stop_inside(name)
     listed = {seen.instance: seen.backend_status for seen in observations(backend)}
     assert listed[name] == "USER_down"
-    job = backend.submit_query(name, limit=3)
+    job = backend.submit_query(name, limit=3).job_id
     until(lambda: verdict(backend, job) is Verdict.ANSWERED, "the job ends")
     (report,) = backend.poll({job: clock()})
     assert [seen.backend_status for seen in report.observations] == ["USER_down"]
