@@ -342,7 +342,7 @@ def _draft(known: _Rows, it: Settled, cluster: Cluster, tuning: Tuning, at: date
         values["confirmed_at"] = max(
             seen.interval.not_before, values.get("confirmed_at", row.confirmed_at) or OLDEST
         )
-    if isinstance(seen, Answer | Absent) or (is_recorded and decision.rule in BY_LISTS):
+    if isinstance(seen, Answer | Absent):
         # Its turn is when the evidence began: what is wanted since has yet to have one.
         values["audited_at"] = seen.interval.not_before
     if not draft.is_new:
