@@ -149,17 +149,21 @@ def test_what_waits_by_right_is_no_broken_promise() -> None:
 
 
 def test_questions_that_nobody_asks_are_named_and_those_that_wait_their_time_are_not() -> None:
-    cluster, then = record_cluster(asked_at=now() - LATE), now() - LATE
+    cluster, then = record_cluster(asked_at=None), now() - LATE
     common = {"cluster": cluster, "priority": 1, "wanted_since": then, "newer_than": then}
     Question.objects.create(name="later", retry_at=now() + LATE, **common)
     Question.objects.create(name="claimed", token="me", **common)
     assert ready() == (200, ["ok"])
     Question.objects.create(name="waits", **common)
-    assert ready() == (503, [
-        "alpha: questions wait, and nobody asks them: does the worker `ganeti` run?"
-    ])  # fmt: skip
+    nobody = [["alpha: nobody asks about it: does the worker `on-demand` run?"]]
+    assert ready() == (503, *nobody)
     Cluster.objects.update(asked_at=now())
     assert ready() == (200, ["ok"])
+
+
+def test_a_cluster_about_which_no_chain_was_begun_for_long_is_named_whatever_waits() -> None:
+    record_cluster(asked_at=now() - LATE)
+    assert ready() == (503, ["alpha: nobody asks about it: does the worker `on-demand` run?"])
 
 
 def test_a_dead_beat_shows_when_every_turn_has_passed_by_far() -> None:

@@ -349,7 +349,7 @@ def test_an_unknown_name_is_an_error_with_its_code(both: Both) -> None:
 
 def test_an_archived_job_is_found_by_its_id_and_listed_no_more(both: Both) -> None:
     behind, rapi = both
-    job_id = rapi.backend.submit_query(behind.names[0], limit=3)
+    job_id = rapi.backend.submit_query(behind.names[0], limit=3).job_id
     rapi.newest("QUERY_DATA")
     assert job_id in [int(found) for found in rapi.client.GetJobs()]
     behind.archive(job_id)
@@ -363,7 +363,7 @@ def test_an_archived_job_is_found_by_its_id_and_listed_no_more(both: Both) -> No
 def test_a_job_that_waits_for_a_lock_is_open_until_it_is_canceled(both: Both) -> None:
     behind, rapi = both
     with behind.locked():
-        job_id = rapi.backend.submit_query(behind.names[1], limit=3)
+        job_id = rapi.backend.submit_query(behind.names[1], limit=3).job_id
         until(lambda: rapi.client.GetJobStatus(job_id)["status"] == "waiting", "it waits", 20)
         (report,) = rapi.backend.poll({job_id: clock()})
         assert report.verdict is Verdict.PENDING
@@ -418,7 +418,7 @@ def test_a_node_that_is_down_is_a_word_of_the_list_and_an_error_of_the_job(both:
     with behind.down():
         words = rapi.words()
         assert (words[name], words[other]) == ("ERROR_nodedown", "running")
-        job_id = rapi.backend.submit_query(name, limit=3)
+        job_id = rapi.backend.submit_query(name, limit=3).job_id
         job = rapi.newest("QUERY_DATA")
         assert job["status"] == "error"
         ((kind, (message,)),) = job["opresult"]
@@ -435,7 +435,7 @@ def test_a_node_that_is_offline_is_a_word_of_the_list_and_a_null_of_the_job(both
     name = behind.names[1]
     with behind.offline():
         assert rapi.words()[name] == "ERROR_nodeoffline"
-        job_id = rapi.backend.submit_query(name, limit=3)
+        job_id = rapi.backend.submit_query(name, limit=3).job_id
         job = rapi.newest("QUERY_DATA")
         assert (job["status"], job["opresult"][0][name]["run_state"]) == ("success", None)
         (report,) = rapi.backend.poll({job_id: clock()})
@@ -450,7 +450,7 @@ def test_a_list_tells_the_tags_in_order_and_a_job_tells_none(both: Both) -> None
     name = behind.names[3]
     behind.tag(name, "zeta", "alpha")
     assert rapi.seen()[name].configuration.tags == ("alpha", "zeta")
-    job_id = rapi.backend.submit_query(name, limit=3)
+    job_id = rapi.backend.submit_query(name, limit=3).job_id
     rapi.newest("QUERY_DATA")
     (report,) = rapi.backend.poll({job_id: clock()})
     (seen,) = report.observations
@@ -463,7 +463,7 @@ def test_an_instance_that_is_only_reserved_is_stopped_to_a_job(both: Both) -> No
     with behind.reserve(name):
         listed = rapi.seen()[name]
         assert (listed.status, listed.backend_status) == (Status.BUILD, "forthcoming")
-        job_id = rapi.backend.submit_query(name, limit=3)
+        job_id = rapi.backend.submit_query(name, limit=3).job_id
         rapi.newest("QUERY_DATA")
         (report,) = rapi.backend.poll({job_id: clock()})
         (seen,) = report.observations
@@ -497,7 +497,7 @@ def test_an_instance_that_is_made_again_under_its_name_is_another_one(both: Both
     behind.recreate(name)
     listed = rapi.seen()[name]
     assert (listed.backend_status, listed.uuid == before) == ("running", False)
-    job_id = rapi.backend.submit_query(name, limit=3)
+    job_id = rapi.backend.submit_query(name, limit=3).job_id
     rapi.newest("QUERY_DATA")
     (report,) = rapi.backend.poll({job_id: clock()})
     assert [seen.uuid for seen in report.observations] == [listed.uuid]
@@ -509,8 +509,8 @@ def test_a_lock_of_a_node_holds_up_queries_of_its_instances_and_not_their_shutdo
     behind, rapi = both
     other, here, stopped = behind.names[0], behind.names[1], behind.names[3]
     with behind.locked():
-        waits = rapi.backend.submit_query(here, limit=3)
-        answered = rapi.backend.submit_query(other, limit=3)
+        waits = rapi.backend.submit_query(here, limit=3).job_id
+        answered = rapi.backend.submit_query(other, limit=3).job_id
         until(lambda: rapi.queued(answered).state is JobState.ENDED, "it is answered", 10)
         behind.operate("SHUTDOWN", stopped)
         assert rapi.words()[stopped] == "ADMIN_down"
@@ -558,7 +558,7 @@ def test_a_query_job_shows_a_name_as_it_was_typed_and_answers_in_full(both: Both
 
 def test_a_purged_job_is_not_known_any_more(both: Both) -> None:
     behind, rapi = both
-    job_id = rapi.backend.submit_query(behind.names[0], limit=3)
+    job_id = rapi.backend.submit_query(behind.names[0], limit=3).job_id
     rapi.newest("QUERY_DATA")
     behind.archive(job_id)
     behind.purge(job_id)

@@ -3,7 +3,7 @@
 import pytest
 
 from proj.inventory.models import Cluster, Hold, Instance, Job, Question, Request
-from proj.reconcile import ask, look
+from proj.reconcile import ask, look, requests
 from tests.scenes.conftest import Scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,9 +30,12 @@ def test_health_is_not_green_while_nobody_looks_but_houses_are_kept(
 
 
 @pytest.mark.parametrize("how", ["paused", "failing"])
-def test_many_requests_of_a_cluster_that_is_not_read_all_end(scene: Scene, how: str) -> None:
+def test_many_requests_of_a_cluster_that_is_not_read_all_end(
+    scene: Scene, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.world.faults import Fault
 
+    monkeypatch.setattr(requests, "SEEN_TO_AT_ONCE", 10)
     cluster = scene.engine.cluster
     if how == "paused":
         Cluster.objects.update(paused=True)
@@ -45,7 +48,7 @@ def test_many_requests_of_a_cluster_that_is_not_read_all_end(scene: Scene, how: 
             cluster=cluster, kind="instance", name=f"x{n}", epoch=scene.engine.cluster.epoch,
             requested_at=at,
         )
-        for n in range(420)
+        for n in range(42)
     )  # fmt: skip
     for _ in range(90):
         scene.go_on(10, step=10)
@@ -262,7 +265,7 @@ def test_health_is_not_green_while_every_first_look_dies(
     scene.pause(3600)
     monkeypatch.setattr(look, "compare", dies)
     scene.world.crash("vm1")
-    for _ in range(900):
+    for _ in range(400):
         try:
             scene.engine.beat()
         except RuntimeError:
@@ -323,7 +326,7 @@ def test_a_404_of_a_clock_that_was_ahead_answers_nobody(scene: Scene) -> None:
 
 def test_what_is_announced_to_a_cluster_that_is_not_read_does_not_pile_up(scene: Scene) -> None:
     Cluster.objects.update(paused=True)
-    for n in range(300):
+    for n in range(60):
         scene.engine.announce(f"typo{n}", "REBOOT")
         scene.pause(10)
         if n % 10 == 0:
@@ -356,11 +359,11 @@ def test_seats_of_jobs_that_have_ended_are_free_where_the_queue_cannot_be_read(
     for name in ("web", "vm1", "vm11"):
         w.lock_instance(name, 320)
         scene.ask(name)
-    scene.go_on(700, step=2)
+    scene.go_on(700, step=5)
     w.create("vm2")
     w.crash("vm1")
     request = scene.ask("vm1")
-    scene.go_on(900, step=2)
+    scene.go_on(900, step=5)
     request.refresh_from_db()
     [(it.job_id, it.state, w.queue.jobs[it.job_id].word) for it in Job.objects.all()]
     assert scene.state("vm1") == "STOPPED ERROR_down"
@@ -375,7 +378,7 @@ def test_a_job_that_only_waits_excuses_nobody_in_health(
     scene.world.begin("REBOOT", "vm1", held=True)
     scene.world.faults.unaskable.add("vm1")
     scene.world.remove("vm1")
-    scene.go_on(3600, step=5)
+    scene.go_on(900, step=5)
     monkeypatch.setattr(health, "now", scene.world.clock)
     found = list(health.problems())
     assert scene.rows("vm1") == ["DELETED"] or found
@@ -389,7 +392,7 @@ def test_questions_of_requests_that_ended_do_not_pile_up(scene: Scene, how: str)
         Cluster.objects.update(paused=True)
     else:
         scene.world.fail(Fault.DOWN)
-    for n in range(300):
+    for n in range(60):
         scene.ask(f"typo{n}")
         if n % 3 == 0:
             scene.engine.beat()
@@ -411,7 +414,7 @@ def test_health_is_not_green_while_nobody_asks(
     monkeypatch.setattr(type(engine), "step", lambda *_: None)
     if how == "all":
         scene.ask_all("all")
-    for _ in range(30):
+    for _ in range(8):
         if how == "instance":
             scene.ask("vm1")
         scene.go_on(60, step=2)
